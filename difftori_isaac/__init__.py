@@ -1,0 +1,1 @@
+"""Robot learning where the policy is a differentiable trajectory optimizer."""

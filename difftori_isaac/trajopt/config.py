@@ -1,0 +1,71 @@
+"""Settings of a trajectory-optimization layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+SolverName = Literal["gauss_newton", "theseus"]
+BackwardMode = Literal["implicit", "truncated", "unroll"]
+HessianName = Literal["gauss_newton", "exact"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajOptConfig:
+    """Settings of a :class:`~difftori_isaac.trajopt.layer.TrajOptLayer`.
+
+    Raises:
+        ValueError: If a value is outside its range; the message names the value and what is allowed.
+    """
+
+    solver: SolverName = "gauss_newton"
+    """Solver backend."""
+    horizon: int = 3
+    """Number of planned actions [steps]."""
+    iterations: int = 4
+    """Levenberg-Marquardt iterations of one solve."""
+    damping: float = 1e-3
+    """Initial Levenberg-Marquardt damping, added to the diagonal of the Gauss-Newton Hessian."""
+    damping_up: float = 4.0
+    """Factor on the damping of an environment whose step was rejected."""
+    damping_down: float = 0.25
+    """Factor on the damping of an environment whose step was accepted."""
+    tolerance: float = 1e-3
+    """An environment has converged when the norm of its projected gradient, divided by (1 + cost), is below this."""
+    prior_weight: float = 1.0
+    """Weight w of the prior block ``½ Σ_t ‖w (a_t − ā_t)‖²`` around the prior plan ā."""
+    discount: float = 0.99
+    """Discount γ of the residuals along the horizon."""
+    action_low: float | None = None
+    """Lower bound of every action component, in the units of the policy's action; ``None`` is unbounded."""
+    action_high: float | None = None
+    """Upper bound of every action component, in the units of the policy's action; ``None`` is unbounded."""
+    backward_mode: BackwardMode = "implicit"
+    """How gradients pass through the solution."""
+    hessian: HessianName = "gauss_newton"
+    """Hessian of the implicit gradient."""
+    backward_iterations: int = 2
+    """Differentiated iterations of ``backward_mode=truncated``."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("solver", SolverName), ("backward_mode", BackwardMode), ("hessian", HessianName)):
+            if getattr(self, name) not in get_args(allowed):
+                raise ValueError(f"trajopt.{name} is {getattr(self, name)!r}; allowed: {', '.join(get_args(allowed))}")
+        for name in ("horizon", "iterations", "backward_iterations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trajopt.{name} is {getattr(self, name)}; allowed: an integer of at least 1")
+        for name in ("damping", "tolerance", "prior_weight"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"trajopt.{name} is {getattr(self, name)}; allowed: a finite number above 0")
+        if not self.damping_up > 1.0 > self.damping_down > 0.0:
+            raise ValueError(
+                f"trajopt.damping_up is {self.damping_up} and trajopt.damping_down is {self.damping_down}; "
+                "allowed: damping_up above 1, damping_down between 0 and 1"
+            )
+        if not 0.0 < self.discount <= 1.0:
+            raise ValueError(f"trajopt.discount is {self.discount}; allowed: above 0, at most 1")
+        if self.action_low is not None and self.action_high is not None and not self.action_low < self.action_high:
+            raise ValueError(
+                f"trajopt.action_low is {self.action_low} and trajopt.action_high is {self.action_high}; "
+                "allowed: action_low below action_high"
+            )
