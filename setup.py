@@ -2,10 +2,20 @@
 
 from setuptools import find_packages, setup
 
-ROOTS = {"difftori_isaac": "difftori_isaac"} | {f"difftori_isaac.{name}": name for name in ("tasks", "configs", "scripts")}
+ROOTS = {"difftori_isaac": "difftori_isaac"} | {
+    f"difftori_isaac.{name}": name for name in ("tasks", "configs", "scripts")
+}
 
 setup(
-    packages=[package for root, folder in ROOTS.items() for package in (root, *(f"{root}.{sub}" for sub in find_packages(folder)))],
+    packages=[
+        package
+        for root, folder in ROOTS.items()
+        for package in (root, *(f"{root}.{sub}" for sub in find_packages(folder)))
+    ],
     package_dir=ROOTS,
-    package_data={"difftori_isaac.tasks": ["**/*.usda", "**/*.yaml"], "difftori_isaac.configs": ["**/*.yaml"], "difftori_isaac": ["py.typed"]},
+    package_data={
+        "difftori_isaac.tasks": ["**/*.usda", "**/*.yaml"],
+        "difftori_isaac.configs": ["**/*.yaml"],
+        "difftori_isaac": ["py.typed"],
+    },
 )
