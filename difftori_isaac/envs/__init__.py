@@ -1,0 +1,1 @@
+"""Doors to simulators. Imports nothing else of the project."""

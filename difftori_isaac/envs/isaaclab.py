@@ -1,0 +1,298 @@
+"""Isaac Lab environments behind rsl_rl's vectorised interface, contained against NaN and able to draw themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+import yaml
+from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
+from tensordict import TensorDict
+
+from difftori_isaac.envs.assets import find_remote_assets, require_reachable
+from difftori_isaac.envs.registry import load_kwargs, resolve_task
+
+_SELECTORS = ("physics", "renderer", "presets")
+_CAMERA = "difftori_video_camera"
+
+
+@dataclass(frozen=True)
+class VideoRequest:
+    """Asks for a camera on the first environment. Drawing takes time in proportion to the number of environments."""
+
+    width: int = 640
+    """[pixel]."""
+    height: int = 480
+    """[pixel]."""
+
+
+def make_env(
+    task_id: str,
+    *,
+    num_envs: int | None,
+    device: str,
+    seed: int,
+    overrides: Sequence[str] = (),
+    video: VideoRequest | None = None,
+) -> IsaacLabVecEnv:
+    """Builds a task's environments and resets them.
+
+    A process holds one simulation at a time: close an environment before making the next.
+
+    Args:
+        task_id: A gym id or an alias.
+        num_envs: Number of environments; None keeps the task's own.
+        device: ``cpu`` or ``cuda:N``, for physics and tensors.
+        seed: Seed of every random generator Isaac Lab uses.
+        overrides: Isaac Lab's override strings, such as ``env.sim.dt=0.01`` or ``physics=newton_mjwarp``.
+        video: Adds a camera, so that :meth:`IsaacLabVecEnv.render_frame` works.
+
+    Raises:
+        UnknownTaskError: There is no such task.
+        ValueError: A value or an override is wrong, or an asset server does not answer.
+    """
+    if num_envs is not None and num_envs < 1:
+        raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device} was asked for, but torch finds no CUDA device; use device=cpu.")
+    task_id = resolve_task(task_id).id
+    cfg = compose_env_cfg(task_id, overrides)
+    cfg.scene.num_envs = num_envs or cfg.scene.num_envs
+    cfg.sim.device = device
+    cfg.seed = seed
+    cfg.compute_final_obs = True
+    if video is not None:
+        _add_camera(cfg, video)
+    require_reachable(find_remote_assets(cfg))
+
+    runtime = ExitStack()
+    try:
+        runtime.enter_context(_launch_simulation(cfg, device))
+    except SystemExit:
+        raise ValueError(
+            f"{type(cfg.sim.physics).__name__} needs Isaac Sim, which is not installed; use physics=newton_mjwarp."
+        ) from None
+    env = gymnasium.make(task_id, cfg=cfg)
+    return IsaacLabVecEnv(env, clip_actions=load_ppo_settings(task_id).get("clip_actions"), runtime=runtime)
+
+
+def compose_env_cfg(task_id: str, overrides: Sequence[str] = ()) -> Any:
+    """Returns a task's environment configuration with overrides applied and every preset resolved.
+
+    Isaac Lab sets a misspelt key without a word; here each key must exist and keep its kind of value.
+
+    Raises:
+        ValueError: An override is wrong.
+    """
+    applied = [override for override in overrides if override.split("=", 1)[0] in _SELECTORS]
+    cfg = _resolve_cfg(task_id, applied)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in _SELECTORS:
+            continue
+        if not key.startswith("env.") or not value:
+            allowed = ", ".join(f"{selector}=NAME" for selector in _SELECTORS)
+            raise ValueError(f"'{override}' is not an override of the environment; allowed are env.KEY=VALUE, {allowed}.")
+        before = _look_up(cfg, key)
+        applied.append(override)
+        cfg = _resolve_cfg(task_id, applied)
+        after = _look_up(cfg, key)
+        if isinstance(before, bool | int | float | list | tuple) and isinstance(after, str):
+            raise ValueError(f"'{override}': {key} is a {type(before).__name__} ({before}), not text.")
+    return cfg
+
+
+def load_ppo_settings(task_id: str) -> dict[str, Any]:
+    """Returns the task's rsl_rl configuration as a plain dictionary, empty if it has none."""
+    if load_kwargs(task_id).get("rsl_rl_cfg_entry_point") is None:
+        return {}
+    from isaaclab_rl.rsl_rl import handle_deprecated_rsl_rl_cfg
+    from isaaclab_tasks.utils import resolve_task_config
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        _, settings = resolve_task_config(resolve_task(task_id).id, "rsl_rl_cfg_entry_point", overrides=())
+        settings = handle_deprecated_rsl_rl_cfg(settings, version("rsl-rl-lib"))
+    return settings.to_dict()
+
+
+def load_task_defaults(task_id: str) -> dict[str, Any]:
+    """Returns this project's configuration keys that a task sets for itself, empty if it sets none.
+
+    They are in the YAML file that the gym kwarg ``difftori_cfg_entry_point`` names as ``package.module:file.yaml``.
+    """
+    entry_point = load_kwargs(task_id).get("difftori_cfg_entry_point")
+    if entry_point is None:
+        return {}
+    package, _, file = str(entry_point).partition(":")
+    return yaml.safe_load(files(package).joinpath(file).read_text()) or {}
+
+
+class IsaacLabVecEnv(RslRlVecEnvWrapper):
+    """Isaac Lab's rsl_rl wrapper with the habits of a long training run.
+
+    A NaN or infinite value stays in its environment: see :meth:`step`.
+    """
+
+    def __init__(self, env: gymnasium.Env, *, clip_actions: float | None = None, runtime: ExitStack | None = None):
+        """Wraps and resets `env`.
+
+        Args:
+            env: An Isaac Lab environment.
+            clip_actions: Bound of the actions' magnitude; None leaves them as they are.
+            runtime: Closed after the environment.
+        """
+        super().__init__(env, clip_actions=clip_actions)
+        self._runtime = runtime or ExitStack()
+
+    def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
+        """Advances every environment by one control step and restarts those whose episode ends.
+
+        An environment whose observation or reward is not finite gets the reward 0, is done (and not timed out), and is
+        reset in the simulator; its observation is that of its new episode.
+
+        Args:
+            actions: Shape (num_envs, num_actions).
+
+        Returns:
+            Observations after the step, or of the new episode where one began; rewards, shape (num_envs,); dones,
+            shape (num_envs,); and extras: ``time_outs`` and ``nonfinite``, bool of shape (num_envs,); ``log``, what
+            Isaac Lab logged in this step alone; ``final_obs``, if an episode ended, the observations before restarts.
+        """
+        env = self.unwrapped
+        env.extras.pop("final_obs", None)
+        env.extras["log"] = {}
+        obs, rewards, dones, extras = super().step(actions.detach())
+        extras = dict(extras)
+
+        nonfinite = _nonfinite_rows(obs) | ~torch.isfinite(rewards)
+        if "final_obs" in extras:
+            final_obs = TensorDict(extras["final_obs"], batch_size=[self.num_envs])
+            nonfinite_final = _nonfinite_rows(final_obs)
+            nonfinite |= nonfinite_final
+            extras["final_obs"] = _replace_rows(final_obs, nonfinite_final, final_obs.apply(torch.zeros_like))
+        if nonfinite.any():
+            obs = _replace_rows(obs, nonfinite, self._restart(nonfinite))
+            rewards = rewards.masked_fill(nonfinite, 0.0)
+            dones = dones.masked_fill(nonfinite, 1)
+            if "time_outs" in extras:
+                extras["time_outs"] = extras["time_outs"] & ~nonfinite
+            env.obs_buf = obs.to_dict()
+        extras["nonfinite"] = nonfinite
+        return obs, rewards, dones, extras
+
+    def success_rate(self, extras: Mapping[str, Any]) -> float | None:
+        """Returns the share of successes among the episodes that ended in a step; None if it has no such metric."""
+        log = extras.get("log", {})
+        rates = [float(value) for name, value in log.items() if name.split("/")[-1] == "success_rate"]
+        return rates[0] if rates and math.isfinite(rates[0]) else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what Isaac Lab's curricula depend on: the number of steps taken."""
+        env = self.unwrapped
+        return {"common_step_counter": env.common_step_counter, "sim_step_counter": env._sim_step_counter}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores :meth:`state_dict` and starts new episodes, so that curricula take effect."""
+        env = self.unwrapped
+        env.common_step_counter = state["common_step_counter"]
+        env._sim_step_counter = state["sim_step_counter"]
+        self.reset()
+
+    def render_frame(self) -> np.ndarray:
+        """Draws the first environment as it is now: uint8, shape (height, width, 3)."""
+        scene = self.unwrapped.scene
+        if _CAMERA not in scene.sensors:
+            raise RuntimeError("The environment has no camera; pass video=VideoRequest() to make_env.")
+        return scene[_CAMERA].data.output["rgb"].torch[0, ..., :3].cpu().numpy()
+
+    def close(self) -> None:
+        """Closes the environment and what it runs on."""
+        super().close()
+        self._runtime.close()
+
+    def _restart(self, selected: torch.Tensor) -> TensorDict:
+        """Resets the selected environments in the simulator and returns the observations of all."""
+        env = self.unwrapped
+        log, env.extras["log"] = env.extras["log"], {}  # an episode cut short by NaN is no statistic
+        env._reset_idx(selected.nonzero().squeeze(-1).int())
+        env.extras["log"] = log
+        env.scene.write_data_to_sim()
+        env.sim.forward()
+        manager = getattr(env, "observation_manager", None)
+        obs = TensorDict(manager.compute() if manager else env._compute_observations(), batch_size=[self.num_envs])
+        return _replace_rows(obs, _nonfinite_rows(obs), obs.apply(torch.zeros_like))
+
+
+def _nonfinite_rows(obs: TensorDict) -> torch.Tensor:
+    """Which environments have a NaN or infinite observation, bool of shape (num_envs,)."""
+    rows = torch.zeros(obs.batch_size, dtype=torch.bool, device=obs.device)
+    for value in obs.values(include_nested=True, leaves_only=True):
+        rows = rows.to(value.device) | ~torch.isfinite(value).flatten(1).all(dim=1)
+    return rows
+
+
+def _replace_rows(obs: TensorDict, rows: torch.Tensor, other: TensorDict) -> TensorDict:
+    """Takes the given rows from `other`, the rest from `obs`, and leaves both as they are."""
+    return torch.where(rows, other, obs)
+
+
+def _resolve_cfg(task_id: str, overrides: Sequence[str]) -> Any:
+    from isaaclab_tasks.utils import parse_env_cfg
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return parse_env_cfg(task_id, overrides=list(overrides))
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"Overrides {' '.join(overrides)} of {task_id}: {' '.join(str(error).split())}") from None
+
+
+def _look_up(cfg: Any, key: str) -> Any:
+    """Returns the value of a dotted key such as ``env.sim.dt``."""
+    node = cfg
+    for depth, name in enumerate(key.split(".")[1:], start=1):
+        children = node if isinstance(node, Mapping) else vars(node) if hasattr(node, "__dict__") else {}
+        if name not in children:
+            parent = ".".join(key.split(".")[:depth])
+            raise ValueError(f"Unknown key '{key}': {parent} has {', '.join(map(str, children)) or 'no keys'}.")
+        node = children[name]
+    return node
+
+
+def _launch_simulation(cfg: Any, device: str) -> contextlib.AbstractContextManager:
+    from isaaclab.app import launch_simulation
+
+    return launch_simulation(cfg, {"headless": True, "device": device})
+
+
+def _add_camera(cfg: Any, video: VideoRequest) -> None:
+    """Puts a camera of the Newton renderer where the task's configuration looks from."""
+    import isaaclab.sim as sim_utils
+    from isaaclab.sensors import CameraCfg
+    from isaaclab.utils.math import create_rotation_matrix_from_view, quat_from_matrix
+    from isaaclab.visualizers import VisualizerCfg
+    from isaaclab_newton.renderers import NewtonWarpRendererCfg
+
+    view = cfg.sim.default_visualizer_cfg or VisualizerCfg()
+    eye, target = torch.tensor([view.eye]), torch.tensor([view.lookat])
+    rotation = quat_from_matrix(create_rotation_matrix_from_view(eye, target))[0]
+    camera = CameraCfg(
+        prim_path="{ENV_REGEX_NS}/" + _CAMERA,
+        offset=CameraCfg.OffsetCfg(pos=tuple(view.eye), rot=tuple(rotation.tolist()), convention="opengl"),
+        data_types=["rgb"],
+        spawn=sim_utils.PinholeCameraCfg(clipping_range=(0.05, 100.0)),
+        width=video.width,
+        height=video.height,
+        renderer_cfg=NewtonWarpRendererCfg(),
+    )
+    setattr(cfg.scene, _CAMERA, camera)

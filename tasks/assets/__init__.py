@@ -1,0 +1,1 @@
+"""Robots as USD files in this repository, each with the script that writes it."""

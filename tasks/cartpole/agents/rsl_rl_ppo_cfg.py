@@ -1,0 +1,13 @@
+"""rsl_rl PPO settings of the cart-pole task: Isaac Lab's own."""
+
+from __future__ import annotations
+
+from isaaclab.utils import configclass
+from isaaclab_tasks.core.cartpole.agents.rsl_rl_ppo_cfg import CartpoleDirectPPORunnerCfg
+
+
+@configclass
+class CartpolePPORunnerCfg(CartpoleDirectPPORunnerCfg):
+    """PPO settings for ``DiffTori-Cartpole-Direct``."""
+
+    experiment_name = "difftori_cartpole"
