@@ -11,6 +11,5 @@ gym.register(
         "rsl_rl_cfg_entry_point": f"{__name__}.agents.rsl_rl_ppo_cfg:CartpolePPORunnerCfg",
         "default_agent": "rsl_rl",
         "difftori_alias": "Cartpole",
-        "difftori_camera": {"eye": (-4.5, 0.0, 2.6), "target": (0.0, 0.0, 2.1)},
     },
 )

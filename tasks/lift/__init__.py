@@ -1,0 +1,26 @@
+"""Lift a cube to a commanded position with a Franka Panda: Isaac Lab's classic lift task on Newton."""
+
+import gymnasium as gym
+
+gym.register(
+    id="DiffTori-Lift-Franka",
+    entry_point="isaaclab.envs:ManagerBasedRLEnv",
+    disable_env_checker=True,
+    kwargs={
+        "env_cfg_entry_point": f"{__name__}.lift_env_cfg:LiftEnvCfg",
+        "rsl_rl_cfg_entry_point": f"{__name__}.agents.rsl_rl_ppo_cfg:LiftPPORunnerCfg",
+        "default_agent": "rsl_rl",
+        "difftori_alias": "Lift",
+    },
+)
+
+gym.register(
+    id="DiffTori-Lift-Franka-IK-Abs",
+    entry_point="isaaclab.envs:ManagerBasedRLEnv",
+    disable_env_checker=True,
+    kwargs={
+        "env_cfg_entry_point": f"{__name__}.lift_env_cfg:LiftIKAbsEnvCfg",
+        "rsl_rl_cfg_entry_point": f"{__name__}.agents.rsl_rl_ppo_cfg:LiftPPORunnerCfg",
+        "default_agent": "rsl_rl",
+    },
+)

@@ -1,0 +1,13 @@
+"""rsl_rl PPO settings of the lift task: Isaac Lab's own."""
+
+from __future__ import annotations
+
+from isaaclab.utils import configclass
+from isaaclab_tasks.contrib.lift.config.franka.agents.rsl_rl_ppo_cfg import LiftCubePPORunnerCfg
+
+
+@configclass
+class LiftPPORunnerCfg(LiftCubePPORunnerCfg):
+    """PPO settings for ``DiffTori-Lift-Franka``."""
+
+    experiment_name = "difftori_lift"
