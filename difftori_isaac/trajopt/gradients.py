@@ -1,0 +1,77 @@
+"""The implicit gradient of a solution: one linear solve and one vector-Jacobian product."""
+
+from __future__ import annotations
+
+import torch
+
+from difftori_isaac.trajopt.config import HessianName
+from difftori_isaac.trajopt.linearize import linearize
+from difftori_isaac.trajopt.problem import TrajOptProblem
+from difftori_isaac.trajopt.solvers.gauss_newton import free_factor
+
+
+def implicit_gradient(problem: TrajOptProblem, actions: torch.Tensor, hessian: HessianName) -> torch.Tensor:
+    """``actions``, carrying the gradient of the optimum with respect to everything the problem depends on.
+
+    At an optimum ``g(a*, θ) = ∂C/∂a = 0`` on the components that no bound holds, hence ``∂a*/∂θ = −H⁻¹ ∂g/∂θ`` there
+    and zero elsewhere (implicit function theorem; DiffTORI, arXiv 2402.05421, section 3). The gradient is meaningful
+    at converged solutions only.
+
+    Args:
+        problem: The solved problem, attached to the autograd graph of its parameters.
+        actions: Its solution, shape (num_envs, horizon, action_dim).
+        hessian: ``gauss_newton``, positive definite but exact only where residuals or curvature vanish, or ``exact``;
+            an environment whose exact Hessian is not positive definite uses its Gauss-Newton Hessian.
+
+    Returns:
+        A tensor equal to ``actions``. It can be differentiated once; a second derivative raises a RuntimeError.
+    """
+    actions = actions.detach()
+    with torch.no_grad():
+        linearization = linearize(problem.detached(), actions)
+        free = problem.free(actions, linearization.gradient.view_as(actions))
+        factor = free_factor(linearization.hessian, free)
+        if hessian == "exact":
+            exact = _masked(exact_hessian(problem.detached(), actions), free)
+            exact_factor, info = torch.linalg.cholesky_ex(exact)
+            factor = torch.where((info == 0)[:, None, None], exact_factor, factor)
+    with torch.enable_grad():
+        variables = actions.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(problem.cost(variables).sum(), variables, create_graph=True)
+    return actions + _AdjointSolve.apply(gradient, factor, free)
+
+
+def exact_hessian(problem: TrajOptProblem, actions: torch.Tensor) -> torch.Tensor:
+    """Second derivative of the cost, shape (num_envs, horizon * action_dim, horizon * action_dim)."""
+    size = actions[0].numel()
+
+    def cost(flat: torch.Tensor, z0: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
+        return problem.replaced(z0=z0[None], prior=prior[None]).cost(flat.view(1, *actions.shape[1:]))[0]
+
+    rows = torch.func.vmap(torch.func.jacfwd(torch.func.grad(cost)))(actions.flatten(1), problem.z0, problem.prior)
+    return rows.view(-1, size, size)
+
+
+def _masked(hessian: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
+    mask = free.flatten(1).to(hessian.dtype)
+    return hessian * mask[:, :, None] * mask[:, None, :] + torch.diag_embed(1.0 - mask)
+
+
+class _AdjointSolve(torch.autograd.Function):
+    """Zero in value; pulls the adjoint ``v`` of the solution back to ``−H⁻¹ v`` on the cost gradient."""
+
+    @staticmethod
+    def forward(ctx, gradient: torch.Tensor, factor: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(factor, free)
+        return torch.zeros_like(gradient)
+
+    @staticmethod
+    def backward(ctx, adjoint: torch.Tensor):
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the implicit gradient of a plan can be differentiated once, but a second derivative was asked for "
+                "(create_graph=True); use trajopt.backward_mode=unroll"
+            )
+        factor, free = ctx.saved_tensors
+        solved = torch.cholesky_solve((adjoint * free).flatten(1)[..., None], factor)
+        return -(solved.view_as(adjoint) * free), None, None

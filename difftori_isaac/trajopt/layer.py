@@ -1,0 +1,124 @@
+"""The trajectory-optimization layer: warm start, solve, gradient. The one way in."""
+
+from __future__ import annotations
+
+import torch
+
+from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.trajopt.gradients import implicit_gradient
+from difftori_isaac.trajopt.problem import TrajOptModel, TrajOptProblem
+from difftori_isaac.trajopt.solution import SolveStatus, TrajOptSolution
+from difftori_isaac.trajopt.solvers import get_solver
+
+
+class TrajOptLayer:
+    """Plans action sequences for a batch of environments and differentiates the plans.
+
+    Gradients reach the initial states, the prior plan and every parameter of the model. The layer may be called in
+    any autograd mode, :func:`torch.inference_mode` included, in float32 and float64, on any device.
+    """
+
+    def __init__(self, config: TrajOptConfig) -> None:
+        """
+        Raises:
+            ValueError: If the solver cannot do what the settings ask for.
+        """
+        self.config = config
+        self._solver = get_solver(config.solver)
+        if config.solver == "theseus" and (config.action_low is not None or config.action_high is not None):
+            raise ValueError(
+                "trajopt.solver is 'theseus', which has no bounds, but trajopt.action_low or trajopt.action_high is "
+                "set; allowed: trajopt.solver=gauss_newton, or action_low=null action_high=null"
+            )
+        if config.solver == "theseus" and config.backward_mode == "implicit" and config.hessian == "exact":
+            raise ValueError(
+                "trajopt.hessian is 'exact', but trajopt.solver=theseus differentiates with its own Gauss-Newton "
+                "Hessian; allowed: trajopt.hessian=gauss_newton"
+            )
+
+    def __call__(
+        self,
+        model: TrajOptModel,
+        z0: torch.Tensor,
+        prior: torch.Tensor,
+        *,
+        warm_start: torch.Tensor | None = None,
+    ) -> TrajOptSolution:
+        """Minimise the cost of :class:`~difftori_isaac.trajopt.problem.TrajOptProblem` for every environment.
+
+        An environment whose state, prior or cost is not finite returns its warm start, has status ``NON_FINITE``,
+        passes no gradient on and leaves the others as they are, bit for bit.
+
+        Args:
+            model: Dynamics and residuals.
+            z0: Initial states, shape (num_envs, state_dim).
+            prior: Prior plan, shape (num_envs, horizon, action_dim).
+            warm_start: First guess, of the shape of ``prior``; the prior plan if not given.
+
+        Raises:
+            ValueError: If a shape does not fit.
+        """
+        if prior.ndim != 3 or prior.shape[:2] != (z0.shape[0], self.config.horizon):
+            raise ValueError(
+                f"the prior plan has shape {tuple(prior.shape)}; "
+                f"allowed: (num_envs, horizon, action_dim) = ({z0.shape[0]}, {self.config.horizon}, any)"
+            )
+        differentiable = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        with torch.inference_mode(False), torch.set_grad_enabled(differentiable):
+            z0, prior = _normal(z0), _normal(prior)
+            guess = prior.detach() if warm_start is None else _normal(warm_start).detach()
+            return self._solve(model, z0, prior, guess, differentiable)
+
+    def _solve(
+        self,
+        model: TrajOptModel,
+        z0: torch.Tensor,
+        prior: torch.Tensor,
+        guess: torch.Tensor,
+        differentiable: bool,
+    ) -> TrajOptSolution:
+        config = self.config
+        finite = z0.isfinite().all(dim=1) & prior.isfinite().flatten(1).all(dim=1)
+        problem = TrajOptProblem(
+            model=model,
+            z0=_zero_where(~finite, z0),
+            prior=_zero_where(~finite, prior),
+            prior_weight=config.prior_weight,
+            discount=config.discount,
+            low=config.action_low,
+            high=config.action_high,
+        )
+        guess = problem.project(guess.nan_to_num(0.0, 0.0, 0.0))
+        actions, accepted = self._solver(problem, guess, config, differentiable=differentiable)
+
+        cost, gradient = _cost_and_gradient(problem.detached(), actions.detach())
+        finite &= cost.isfinite() & gradient.isfinite().flatten(1).all(dim=1)
+        actions = torch.where(finite[:, None, None], actions, guess)
+        if differentiable and config.backward_mode == "implicit" and config.solver != "theseus":
+            solved = problem.replaced(z0=_zero_where(~finite, problem.z0), prior=_zero_where(~finite, problem.prior))
+            plan = implicit_gradient(solved, _zero_where(~finite, actions), config.hessian)
+            actions = torch.where(finite[:, None, None], plan, guess)
+
+        grad_norm = (gradient * problem.free(actions.detach(), gradient)).abs().amax(dim=(1, 2))
+        status = torch.full_like(accepted, SolveStatus.MAX_ITERATIONS)
+        status[grad_norm <= config.tolerance * config.prior_weight**2] = SolveStatus.CONVERGED
+        status[~finite] = SolveStatus.NON_FINITE
+        return TrajOptSolution(actions, cost, grad_norm, accepted, status)
+
+
+def _normal(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that autograd can record, of the same value."""
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+def _zero_where(mask: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor`` with the environments of ``mask``, shape (num_envs,), set to zero; they pass no gradient."""
+    return tensor.masked_fill(mask.view(-1, *[1] * (tensor.ndim - 1)), 0.0)
+
+
+def _cost_and_gradient(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.enable_grad():
+        variables = actions.clone().requires_grad_()
+        cost = problem.cost(variables)
+        (gradient,) = torch.autograd.grad(cost.sum(), variables)
+    return cost.detach(), gradient

@@ -1,0 +1,106 @@
+"""What is optimised: the action sequence of a least-squares shooting problem."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+
+
+class TrajOptModel(Protocol):
+    """Dynamics and residuals of a trajectory-optimization problem, batched over environments.
+
+    Every method is a differentiable function of its arguments and of whatever parameters the model holds, treats
+    each row on its own, and can be traced by :mod:`torch.func`.
+    """
+
+    def next(self, z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """Next state, shape (num_envs, state_dim), from states ``z`` and actions ``a``, shape (num_envs, action_dim)."""
+        ...
+
+    def stage_residual(self, z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """Residual φ of one step, shape (num_envs, num_residuals)."""
+        ...
+
+    def terminal_residual(self, z: torch.Tensor) -> torch.Tensor:
+        """Residual ψ of the last state, shape (num_envs, num_terminal_residuals)."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrajOptProblem:
+    """Minimise, for every environment on its own and over ``low <= a <= high``,
+
+    ``½ Σ_t γ^t ‖φ(z_t, a_t)‖² + ½ γ^H ‖ψ(z_H)‖² + ½ Σ_t ‖w (a_t − ā_t)‖²``  with  ``z_{t+1} = next(z_t, a_t)``.
+    """
+
+    model: TrajOptModel
+    """Dynamics and residuals."""
+    z0: torch.Tensor
+    """Initial states, shape (num_envs, state_dim)."""
+    prior: torch.Tensor
+    """Prior plan ā, shape (num_envs, horizon, action_dim)."""
+    prior_weight: float
+    """Weight w of the prior; above 0, so that the Gauss-Newton Hessian is positive definite."""
+    discount: float = 1.0
+    """Discount γ."""
+    low: float | torch.Tensor | None = None
+    """Lower bounds, broadcast to (num_envs, horizon, action_dim); ``None`` is unbounded."""
+    high: float | torch.Tensor | None = None
+    """Upper bounds, broadcast to (num_envs, horizon, action_dim); ``None`` is unbounded."""
+
+    @property
+    def horizon(self) -> int:
+        """Number of planned actions."""
+        return self.prior.shape[1]
+
+    def replaced(self, **changes: object) -> TrajOptProblem:
+        """A copy with some fields changed."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    def detached(self) -> TrajOptProblem:
+        """A copy whose states and prior are cut from the autograd graph."""
+        return self.replaced(z0=self.z0.detach(), prior=self.prior.detach())
+
+    def rollout(self, actions: torch.Tensor) -> torch.Tensor:
+        """States visited by ``actions``, shape (num_envs, horizon + 1, state_dim)."""
+        zs = [self.z0]
+        for t in range(self.horizon):
+            zs.append(self.model.next(zs[-1], actions[:, t]))
+        return torch.stack(zs, dim=1)
+
+    def residual(self, actions: torch.Tensor) -> torch.Tensor:
+        """Stacked weighted residuals: steps, terminal state, prior; shape (num_envs, num_residuals)."""
+        z, rows, scale = self.z0, [], 1.0
+        for t in range(self.horizon):
+            rows.append(scale * self.model.stage_residual(z, actions[:, t]))
+            z = self.model.next(z, actions[:, t])
+            scale *= self.discount**0.5
+        rows.append(scale * self.model.terminal_residual(z))
+        rows.append(self.prior_weight * (actions - self.prior).flatten(1))
+        return torch.cat(rows, dim=1)
+
+    def cost(self, actions: torch.Tensor) -> torch.Tensor:
+        """``½‖residual‖²`` of each environment, shape (num_envs,)."""
+        return 0.5 * self.residual(actions).square().sum(dim=1)
+
+    def project(self, actions: torch.Tensor) -> torch.Tensor:
+        """The closest actions within the bounds."""
+        if self.low is not None:
+            actions = torch.maximum(actions, torch.as_tensor(self.low, dtype=actions.dtype, device=actions.device))
+        if self.high is not None:
+            actions = torch.minimum(actions, torch.as_tensor(self.high, dtype=actions.dtype, device=actions.device))
+        return actions
+
+    def free(self, actions: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """Components that a bound does not hold, as bool of the shape of ``actions``.
+
+        A bound holds a component that lies on it while the cost decreases beyond it (``gradient`` points inwards).
+        """
+        free = torch.ones_like(actions, dtype=torch.bool)
+        if self.low is not None:
+            free = free & ~((actions <= self.low) & (gradient > 0))
+        if self.high is not None:
+            free = free & ~((actions >= self.high) & (gradient < 0))
+        return free

@@ -1,0 +1,203 @@
+"""Solutions, bounds, autograd modes, precisions, batch sizes and failures of the layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.trajopt.layer import TrajOptLayer
+from difftori_isaac.trajopt.problem import TrajOptProblem
+from difftori_isaac.trajopt.solution import SolveStatus
+
+SOLVERS = ["gauss_newton", "theseus"]
+
+
+def make_layer(**changes) -> TrajOptLayer:
+    return TrajOptLayer(TrajOptConfig(**({"iterations": 30, "tolerance": 1e-6} | changes)))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_linear_quadratic_problem_has_its_closed_form_solution(make_problem, solver):
+    model, z0, prior = make_problem(horizon=2, action_dim=3)
+    model.next = lambda z, a: z @ torch.eye(4, dtype=z.dtype) + a @ torch.ones(3, 4, dtype=z.dtype)
+    model.stage_residual = lambda z, a: z[:, :3] + 2.0 * a
+    layer = make_layer(solver=solver, horizon=2, prior_weight=0.5, discount=0.8, damping=1e-6)
+    problem = TrajOptProblem(model, z0, prior, prior_weight=0.5, discount=0.8)
+    zero = torch.zeros_like(prior)
+    jacobian = torch.func.jacfwd(problem.residual)(zero)
+    jacobian = torch.stack([jacobian[i, :, i].flatten(1) for i in range(len(z0))])
+    expected = torch.linalg.lstsq(jacobian, -problem.residual(zero)[..., None]).solution.view_as(prior)
+    solution = layer(model, z0, prior)
+    torch.testing.assert_close(solution.actions, expected, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(solution.cost, problem.cost(expected))
+    assert solution.converged.all()
+
+
+def test_bounded_solution_satisfies_the_optimality_conditions(make_problem):
+    model, z0, prior = make_problem(num_envs=32, scale=3.0)
+    low, high = -0.2, 0.25
+    solution = make_layer(action_low=low, action_high=high, tolerance=1e-8)(model, z0, prior)
+    actions = solution.actions.detach().requires_grad_()
+    problem = TrajOptProblem(model, z0, prior, prior_weight=1.0, discount=0.99)
+    (gradient,) = torch.autograd.grad(problem.cost(actions).sum(), actions)
+    at_low, at_high = actions == low, actions == high
+    assert solution.converged.all() and at_low.any() and at_high.any() and not (at_low | at_high).all()
+    assert (actions >= low).all() and (actions <= high).all()
+    assert gradient[~(at_low | at_high)].abs().max() < 1e-7
+    assert (gradient[at_low] > -1e-7).all() and (gradient[at_high] < 1e-7).all()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad], ids=["inference_mode", "no_grad"])
+def test_plans_in_every_autograd_mode(make_problem, solver, mode):
+    """torch.func silently returns zero Jacobians inside inference_mode; the layer must leave it."""
+    model, z0, prior = make_problem()
+    layer = make_layer(solver=solver)
+    expected = layer(model, z0, prior)
+    assert (expected.actions - prior).abs().max() > 0.05
+    with mode():
+        solution = layer(model, z0 + 0.0, prior + 0.0)
+    assert not solution.actions.requires_grad
+    torch.testing.assert_close(solution.actions, expected.actions, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("num_envs", [1, 4096])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_batch_sizes_and_precisions(make_problem, solver, num_envs, dtype):
+    model, z0, prior = make_problem(num_envs=num_envs, dtype=dtype)
+    layer = make_layer(solver=solver, iterations=8, tolerance=1e-3)
+    solution = layer(model, z0, prior)
+    assert solution.actions.shape == prior.shape and solution.actions.dtype == dtype
+    assert solution.converged.float().mean() > 0.99
+    alone = layer(model, z0[-1:], prior[-1:])
+    torch.testing.assert_close(alone.actions[0], solution.actions[-1], rtol=0, atol=1e-4)
+    solution.actions.sum().backward()
+    assert all(parameter.grad.isfinite().all() and parameter.grad.any() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("mode", ["implicit", "truncated", "unroll"])
+def test_a_failing_environment_touches_no_other(make_problem, mode):
+    model, z0, prior = make_problem(num_envs=64)
+    layer = make_layer(backward_mode=mode, iterations=6)
+
+    def solve(z0, prior):
+        z0, prior = z0.clone().requires_grad_(), prior.clone().requires_grad_()
+        solution = layer(model, z0, prior, warm_start=torch.full_like(prior, 0.1))
+        others = torch.arange(64) != 17
+        grads = torch.autograd.grad(solution.actions[others].sum(), [z0, prior, *model.parameters()])
+        return solution, [grads[0][others], grads[1][others], *grads[2:]]
+
+    healthy, healthy_grads = solve(z0, prior)
+    for broken in (z0.clone(), prior.clone()):
+        is_state = broken.shape == z0.shape
+        broken[17] = float("nan") if is_state else float("inf")
+        solution, grads = solve(*((broken, prior) if is_state else (z0, broken)))
+        others = torch.arange(64) != 17
+        assert solution.status[17] == SolveStatus.NON_FINITE and not solution.failed[others].any()
+        assert (solution.actions[17] == 0.1).all()
+        assert torch.equal(solution.actions[others], healthy.actions[others])
+        for grad, expected in zip(grads, healthy_grads, strict=True):
+            torch.testing.assert_close(grad, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["implicit", "truncated", "unroll"])
+def test_gradient_of_a_failed_environment_is_zero(make_problem, mode):
+    model, z0, prior = make_problem(num_envs=4)
+    z0[2] = float("nan")
+    z0.requires_grad_()
+    make_layer(backward_mode=mode, iterations=6)(model, z0, prior).actions.square().sum().backward()
+    assert (z0.grad[2] == 0).all() and z0.grad[[0, 1, 3]].any(dim=1).all()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_overflowing_dynamics_fall_back_to_the_warm_start(make_problem):
+    model, z0, prior = make_problem(num_envs=3)
+    next_state = model.next
+    model.next = lambda z, a: next_state(z, a) * torch.where(z[:, :1] > 50.0, torch.inf, 1.0)
+    z0[1] = 100.0
+    warm_start = torch.full_like(prior, 0.3)
+    solution = make_layer()(model, z0, prior, warm_start=warm_start)
+    assert solution.status.tolist()[1] == SolveStatus.NON_FINITE
+    assert torch.equal(solution.actions[1], warm_start[1])
+    assert solution.converged[[0, 2]].all()
+
+
+def test_rank_deficient_steep_problems_solve_in_float32():
+    """The published single-residual cost loses its Cholesky factorisation once ‖J‖ passes ~130 at damping 1e-3."""
+
+    class Steep(torch.nn.Module):
+        def __init__(self, slope):
+            super().__init__()
+            self.slope = slope
+
+        def next(self, z, a):
+            return z + a.sum(dim=1, keepdim=True)
+
+        def stage_residual(self, z, a):
+            return torch.zeros_like(a[:, :1])
+
+        def terminal_residual(self, z):
+            return self.slope * (z + 0.1 * torch.sin(z) - 1.0)
+
+    num_envs = 1000
+    slope = torch.logspace(2, 4, num_envs)[:, None]
+    z0 = torch.randn(num_envs, 1, generator=torch.Generator().manual_seed(0))
+    layer = make_layer(horizon=5, iterations=30, tolerance=1.0)
+    solution = layer(Steep(slope), z0, torch.zeros(num_envs, 5, 6))
+    assert not solution.failed.any()
+    reached = z0[:, 0] + solution.actions.sum(dim=(1, 2))
+    assert ((reached + 0.1 * torch.sin(reached) - 1.0).abs() < 1e-3).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    num_envs=st.integers(1, 6),
+    horizon=st.integers(1, 4),
+    action_dim=st.integers(1, 5),
+    seed=st.integers(0, 2**16),
+    width=st.one_of(st.none(), st.floats(0.05, 1.0)),
+)
+def test_solving_commutes_with_permuting_environments(make_problem, num_envs, horizon, action_dim, seed, width):
+    model, z0, prior = make_problem(num_envs, horizon, action_dim, seed)
+    bounds = {} if width is None else {"action_low": -width, "action_high": width}
+    layer = make_layer(horizon=horizon, iterations=8, **bounds)
+    order = torch.randperm(num_envs, generator=torch.Generator().manual_seed(seed))
+    solution, permuted = layer(model, z0, prior), layer(model, z0[order], prior[order])
+    torch.testing.assert_close(permuted.actions, solution.actions[order], rtol=0, atol=1e-9)
+    assert (
+        solution.cost <= TrajOptProblem(model, z0, prior, 1.0, 0.99).cost(layer_project(prior, width)) + 1e-12
+    ).all()
+
+
+def layer_project(prior, width):
+    return prior if width is None else prior.clamp(-width, width)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"solver": "newton"}, "gauss_newton, theseus"),
+        ({"backward_mode": "dlm"}, "implicit, truncated, unroll"),
+        ({"horizon": 0}, "trajopt.horizon is 0"),
+        ({"iterations": -1}, "trajopt.iterations is -1"),
+        ({"prior_weight": 0.0}, "trajopt.prior_weight is 0.0"),
+        ({"damping": float("nan")}, "trajopt.damping is nan"),
+        ({"action_low": 1.0, "action_high": -1.0}, "action_low below action_high"),
+        ({"discount": 1.5}, "trajopt.discount is 1.5"),
+        ({"solver": "theseus", "action_low": -1.0}, "which has no bounds"),
+        ({"solver": "theseus", "hessian": "exact"}, "own Gauss-Newton"),
+    ],
+)
+def test_bad_settings_name_what_is_allowed(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_layer(**changes)
+
+
+def test_prior_of_the_wrong_shape_is_refused(make_problem):
+    model, z0, prior = make_problem()
+    with pytest.raises(ValueError, match="allowed: \\(num_envs, horizon, action_dim\\)"):
+        make_layer(horizon=7)(model, z0, prior)

@@ -1,0 +1,28 @@
+"""The two directions through time give the Jacobian that autograd gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from difftori_isaac.trajopt.linearize import linearize
+from difftori_isaac.trajopt.problem import TrajOptProblem
+
+
+@pytest.mark.parametrize("action_dim", [1, 2, 3, 5], ids="action_dim={}".format)
+@pytest.mark.parametrize("horizon", [1, 4], ids="horizon={}".format)
+def test_matches_autograd(make_problem, action_dim, horizon):
+    """Fewer actions than residuals (3) accumulates forward, otherwise in reverse."""
+    model, z0, prior = make_problem(horizon=horizon, action_dim=action_dim)
+    problem = TrajOptProblem(model, z0, prior, prior_weight=0.6, discount=0.9)
+    actions = prior + 0.1 * torch.randn_like(prior)
+
+    def residual(actions, z0, prior):
+        return problem.replaced(z0=z0[None], prior=prior[None]).residual(actions[None])[0]
+
+    jacobian = torch.func.vmap(torch.func.jacrev(residual))(actions, z0, prior).flatten(2)
+    residuals = problem.residual(actions)
+    result = linearize(problem, actions)
+    torch.testing.assert_close(result.cost, problem.cost(actions))
+    torch.testing.assert_close(result.gradient, torch.einsum("nrk,nr->nk", jacobian, residuals))
+    torch.testing.assert_close(result.hessian, jacobian.mT @ jacobian)
