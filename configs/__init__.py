@@ -1,1 +1,1 @@
-"""x"""
+"""Hydra configuration files: config.yaml and one folder per group of variants."""

@@ -1,1 +1,1 @@
-"""x"""
+"""Commands: each parses its arguments, calls `difftori_isaac.run` and exits."""

@@ -1,0 +1,1 @@
+"""Everything that starts and survives: configuration, the training loop, checkpoints, metrics, evaluation."""

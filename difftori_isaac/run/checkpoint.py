@@ -1,0 +1,184 @@
+"""Checkpoints: one file holds all that a run needs to go on, written whole or not at all, and checked when read."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from difftori_isaac.run.errors import ConfigError, RunError
+
+FORMAT = "difftori_isaac checkpoint 1"
+BEST = "best.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The state of a run after a whole number of iterations."""
+
+    config: dict[str, Any]
+    """The run's configuration."""
+    iteration: int
+    """Iterations done."""
+    env_steps: int
+    """Environment steps done, over all environments."""
+    wall_time_s: float
+    """Training time [s], over all starts."""
+    learner: dict[str, Any]
+    """Weights, optimizers and normalisers, from the algorithm's ``save()``."""
+    learning_rate: float
+    """Learning rate that the schedule has arrived at."""
+    rng: dict[str, Any]
+    """States of the random number generators."""
+    env: dict[str, Any]
+    """What the environment needs to continue a curriculum."""
+    episodes: dict[str, Any]
+    """The window over which the mean return is taken."""
+    best_return: float | None
+    """Highest mean return of a checkpoint so far."""
+
+
+def rng_state() -> dict[str, Any]:
+    """States of torch's, CUDA's, numpy's and python's generators, as plain values."""
+    name, keys, *rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
+        "python": random.getstate(),
+    }
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Restores what :func:`rng_state` gave. CUDA states are kept only where there are as many GPUs as before."""
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([item.cpu() for item in state["cuda"]])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
+    random.setstate(state["python"])
+
+
+def folder(run_dir: Path) -> Path:
+    """Where a run keeps its checkpoints."""
+    return run_dir / "checkpoints"
+
+
+def numbered(run_dir: Path) -> list[Path]:
+    """Checkpoints of a run, oldest first, without the best one."""
+    return sorted(folder(run_dir).glob("checkpoint_" + 7 * "[0-9]" + ".pt"))
+
+
+def save(checkpoint: Checkpoint, run_dir: Path, *, keep: int, best: bool) -> Path:
+    """Writes a checkpoint, marks it as the best one if asked, then deletes all but the last ``keep``.
+
+    The file appears under its name only when it is complete and on the disk.
+
+    Raises:
+        RunError: If it cannot be written; earlier checkpoints are untouched.
+    """
+    path = folder(run_dir) / f"checkpoint_{checkpoint.iteration:07d}.pt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(_payload(checkpoint), path)
+        if best:
+            link = path.with_suffix(".link")
+            link.unlink(missing_ok=True)
+            try:
+                os.link(path, link)
+            except OSError:  # a file system without hard links
+                _write(_payload(checkpoint), link)
+            link.replace(path.with_name(BEST))
+        for old in numbered(run_dir)[:-keep]:
+            old.unlink()
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RunError(
+            f"cannot write checkpoint {path}: {reason}; earlier checkpoints are untouched, "
+            "make room and continue with resume=latest"
+        ) from error
+    return path
+
+
+def _payload(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Fields of a checkpoint without copying its tensors."""
+    return {"format": FORMAT, **{name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}}
+
+
+def _write(payload: dict[str, Any], path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(payload, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def load(path: Path, *, device: str = "cpu") -> Checkpoint:
+    """Reads a checkpoint, every byte checked.
+
+    Raises:
+        ConfigError: If the file is missing, truncated, corrupted or something else.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"checkpoint {path} does not exist; allowed: latest, best, a checkpoint file or a run directory"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load checks no checksums
+            if (member := archive.testzip()) is not None:
+                raise ConfigError(f"checkpoint {path} is corrupted (checksum of {member}); use an earlier one")
+        payload = torch.load(path, map_location=device, weights_only=True)
+    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise ConfigError(
+            f"checkpoint {path} is truncated, corrupted or no checkpoint ({error}); use an earlier one"
+        ) from None
+    except (RuntimeError, pickle.UnpicklingError, KeyError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(
+            f"checkpoint {path} cannot be read ({str(error).splitlines()[0]}); use an earlier one"
+        ) from None
+    if not isinstance(payload, dict) or payload.pop("format", None) != FORMAT:
+        raise ConfigError(f"{path} is not a checkpoint of difftori_isaac; allowed: a file written by its train script")
+    try:
+        return Checkpoint(**payload)
+    except TypeError as error:
+        raise ConfigError(f"checkpoint {path} is of another version ({error})") from None
+
+
+def find(run_dir: Path, which: str) -> Path:
+    """Path of the ``latest`` or ``best`` checkpoint of a run.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    found = numbered(run_dir)[-1:] if which == "latest" else [p for p in [folder(run_dir) / BEST] if p.is_file()]
+    if not found:
+        there = ", ".join(path.name for path in numbered(run_dir)) or "none"
+        raise ConfigError(f"{run_dir} has no {which} checkpoint; its checkpoints: {there}")
+    return found[0]
+
+
+def discard_after(run_dir: Path, iteration: int) -> None:
+    """Deletes half-written files and checkpoints of later iterations than the one a run continues from."""
+    for path in folder(run_dir).glob("*.tmp"):
+        path.unlink()
+    for path in numbered(run_dir):
+        if int(path.stem.rsplit("_", 1)[-1]) > iteration:
+            path.unlink()

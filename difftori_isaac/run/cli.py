@@ -1,0 +1,98 @@
+"""The one way a script starts: reads arguments, explains itself, runs, and says in one line what went wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from difftori_isaac.run.compose import Overrides, compose_values, parse
+from difftori_isaac.run.config import leaf_keys
+from difftori_isaac.run.errors import ConfigError, RunError
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+
+class Terminated(BaseException):
+    """SIGTERM, where nothing is running yet that would save its state."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A script: called with its arguments, it returns its exit code.
+
+    0 is success, also after a signal that let the run save its state; 1 a run that could not go on; 2 bad input; 130 an
+    interruption with nothing to save. With the environment variable HYDRA_FULL_ERROR=1 errors keep their traceback.
+    """
+
+    name: str
+    """File name of the script."""
+    summary: str
+    """What it does, in one or two sentences."""
+    schema: type
+    """Configuration class."""
+    run: str
+    """``module:function`` that takes the :class:`~difftori_isaac.run.compose.Overrides`."""
+    examples: tuple[str, ...] = ()
+    """Arguments of example calls."""
+
+    def __call__(self, arguments: Sequence[str] | None = None) -> int:
+        """Runs the script."""
+        arguments = sys.argv[1:] if arguments is None else arguments
+        previous = signal.signal(signal.SIGTERM, _terminate)
+        try:
+            overrides = parse((item for item in arguments if item not in ("-h", "--help")), self.schema)
+            if {"-h", "--help"} & set(arguments):
+                self._help(overrides)
+            else:
+                resolve_name(self.run)(overrides)
+            return 0
+        except (ConfigError, RunError) as error:
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return BAD_INPUT if isinstance(error, ConfigError) else FAILED
+        except (KeyboardInterrupt, Terminated) as error:
+            word = "interrupted" if isinstance(error, KeyboardInterrupt) else "terminated"
+            print(f"{word}: nothing was saved", file=sys.stderr)
+            return INTERRUPTED
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+    def _help(self, overrides: Overrides) -> None:
+        values = compose_values(self.schema, overrides)
+        console = Console(highlight=False, width=max(100, Console().width))
+        console.print(f"usage: scripts/{self.name} key=value ...\n\n{self.summary}\n", markup=False)
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+        table.add_column(no_wrap=True, style="cyan")
+        table.add_column()
+        for key, description in leaf_keys(self.schema).items():
+            value: Any = values
+            for name in key.split("."):
+                value = value[name]
+            table.add_row(f"{key}={show(value)}", description.replace("``", "").replace("[", r"\["))
+        console.print(table)
+        if self.examples:
+            lines = [f"  scripts/{self.name} {item}".rstrip() for item in self.examples]
+            console.print("\nexamples:", *lines, sep="\n", markup=False, soft_wrap=True)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def show(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(show(item) for item in value)}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)

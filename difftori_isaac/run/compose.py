@@ -1,0 +1,133 @@
+"""From a command line to a configuration: Hydra's override grammar over typed defaults, Isaac Lab's own beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from difftori_isaac.run.config import TrainConfig, leaf_keys, to_dict, validate
+from difftori_isaac.run.errors import ConfigError, unknown_key
+
+CONFIGS = Path(str(resources.files("difftori_isaac.configs")))
+ISAACLAB_KEYS = ("physics", "renderer", "presets")
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What a user asked for, in order; a later value of the same key wins."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    """Dotted keys of the configuration."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """Variants of configs/: group to file name."""
+    env: dict[str, str] = field(default_factory=dict)
+    """Isaac Lab's overrides: key to the whole string."""
+
+    def get(self, key: str) -> Any:
+        """What the user gave for ``key``, or None."""
+        return self.groups.get(key, self.values.get(key))
+
+
+def group_options(group: str) -> list[str]:
+    """Variants in a folder of configs/; empty if it is none."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def parse(arguments: Iterable[str], schema: type) -> Overrides:
+    """Reads ``key=value`` arguments for a configuration class.
+
+    Raises:
+        ConfigError: If an argument is no override, its key is unknown or its variant does not exist.
+    """
+    overrides, leaves = Overrides(), leaf_keys(schema)
+    nodes = {leaf.rsplit(".", depth)[0] for leaf in leaves for depth in range(1, leaf.count(".") + 1)}
+    for argument in arguments:
+        key = argument.partition("=")[0].lstrip("+~")
+        if not key or "=" not in argument or argument.startswith("-"):
+            name = argument.lstrip("-").partition("=")[0].replace("-", "_") or "key"
+            example = f"{name}=<value>" if name in leaves else "task=Cartpole"
+            raise ConfigError(f"{argument!r} is not an override; allowed: key=value, for example {example}")
+        if "env_overrides" in leaves and (key.startswith("env.") or key in ISAACLAB_KEYS):
+            overrides.env[key] = argument
+            continue
+        override = _parse_one(argument)
+        if key not in leaves and key not in nodes:
+            isaaclab = "; Isaac Lab's own settings are env.<key>=<value>" if key == "env" else ""
+            raise ConfigError(unknown_key(key, leaves) + isaaclab)
+        value = override.value()
+        if schema is TrainConfig and (options := group_options(key)):
+            if value not in options:
+                raise ConfigError(f"{key} is {value!r}; allowed: {', '.join(options)}")
+            overrides.groups[key] = str(value)
+        else:
+            overrides.values[key] = value
+    return overrides
+
+
+def _parse_one(argument: str) -> Override:
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        hint = "put special characters in quotes: key='\"value\"'"
+        raise ConfigError(f"{argument!r} cannot be read ({reason}); {hint}") from None
+    if override.is_sweep_override():
+        raise ConfigError(f"{argument!r} is a sweep; allowed: one value per run (start one process for each)")
+    if override.type not in (OverrideType.CHANGE, OverrideType.FORCE_ADD) or override.package is not None:
+        raise ConfigError(f"{argument!r} adds or deletes a key; allowed: key=value, as every key exists")
+    return override
+
+
+def compose[C](schema: type[C], overrides: Overrides, *layers: Mapping[str, Any]) -> C:
+    """Defaults, then configs/ with the chosen variants, then ``layers`` in turn, then the user's values.
+
+    Raises:
+        ConfigError: If a value is not allowed.
+    """
+    values = compose_values(schema, overrides, *layers)
+    for key in (key for key, value in values.items() if value == "???"):
+        raise ConfigError(f"{key} is missing; give {key}=<value>: {leaf_keys(schema)[key]}")
+    return validate(schema, values)
+
+
+def compose_values(schema: type, overrides: Overrides, *layers: Mapping[str, Any]) -> dict[str, Any]:
+    """As :func:`compose`, before validation; what has no default and was not given is ``???``."""
+    required = [item.name for item in fields(schema) if item.default is item.default_factory is MISSING]
+    defaults = to_dict(schema(**dict.fromkeys(required, "???")))
+    try:
+        if schema is TrainConfig:
+            config = _compose_files(defaults, [f"{group}={name}" for group, name in overrides.groups.items()])
+        else:
+            config = OmegaConf.create(defaults)
+        for layer in layers:
+            config = OmegaConf.merge(config, dict(layer))
+        for key, value in overrides.values.items():
+            OmegaConf.update(config, key, value)
+        values = OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(" ".join(str(error).split())) from None
+    assert isinstance(values, dict)
+    if isinstance(given := values.get("env_overrides"), list):
+        last = {str(item).partition("=")[0]: str(item) for item in given} | overrides.env
+        values["env_overrides"] = list(last.values())
+    return {str(key): value for key, value in values.items()}
+
+
+def _compose_files(defaults: dict[str, Any], choices: Sequence[str]) -> Any:
+    ConfigStore.instance().store(name="run", node=defaults)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = hydra_compose("config", overrides=list(choices))
+    OmegaConf.set_struct(config, False)
+    return config

@@ -1,0 +1,235 @@
+"""What a run is made of: typed, validated once at the start, immutable afterwards."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from difftori_isaac.learners.config import PPOConfig
+from difftori_isaac.run.errors import ConfigError, unknown_key
+from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.world_models.config import WorldModelConfig
+
+PYDANTIC = ConfigDict(
+    extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True, use_attribute_docstrings=True, str_min_length=1
+)
+
+ALLOWED = {
+    "int": "an integer",
+    "float": "a number",
+    "finite": "a finite number",
+    "bool": "true or false",
+    "string": "a text",
+    "tuple": "a list, for example [64,64]",
+    "dataclass": "keys of its own, written {key}.<name>=<value>",
+}
+"""What pydantic's error types, by their first word, allow."""
+
+
+def _at_least(config: object, low: int, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < low:
+            raise ConfigError(f"{name} is {value}; allowed: an integer of at least {low}")
+
+
+@with_config(PYDANTIC)
+@dataclass(frozen=True, kw_only=True)
+class WandbConfig:
+    """Where Weights & Biases logs, when ``logger=wandb``."""
+
+    mode: Literal["online", "offline", "disabled"] = "online"
+    """Send the log at once, keep it in the run directory for ``wandb sync``, or not at all."""
+    project: str = "difftori_isaac"
+    """Project of the run."""
+    entity: str | None = None
+    """User or team; null is your own."""
+    name: str | None = None
+    """Name of the run; null is the run directory's."""
+
+
+@with_config(PYDANTIC)
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every script that builds an environment and a policy needs.
+
+    Raises:
+        ConfigError: If a value is outside its range; the message names the value and what is allowed.
+    """
+
+    task: str
+    """Alias (Cartpole, Reach, Lift) or any registered Isaac Lab id; `scripts/list_tasks.py` lists them."""
+    policy: Literal["trajopt", "mlp"] = "trajopt"
+    """Trajectory-optimizer policy, or rsl_rl's own MLP as the baseline."""
+    num_envs: int | None = None
+    """Parallel environments; null is the task's own number on CUDA (often 4096) and 512 on CPU."""
+    seed: int = 0
+    """Seed of torch, numpy, python and the environment."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, or cuda:N."""
+    run_dir: str | None = None
+    """Directory of the run; null is a new runs/<task>/<policy>/<time>_seed<seed>, or the newest one to read from."""
+    trajopt: TrajOptConfig = field(default_factory=TrajOptConfig)
+    """Trajectory optimizer of ``policy=trajopt``."""
+    world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    """World model of ``policy=trajopt``."""
+    learner: PPOConfig = field(default_factory=PPOConfig)
+    """PPO; what is null is taken from the task's own rsl_rl settings."""
+    env_overrides: tuple[str, ...] = ()
+    """Isaac Lab's own overrides; given as env.<key>=<value>, physics=, renderer= and presets=."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "num_envs")
+        _at_least(self, 0, "seed")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device is {self.device!r}; allowed: auto, cpu, cuda:N")
+
+
+@with_config(PYDANTIC)
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """What `scripts/train.py` takes."""
+
+    max_iterations: int | None = None
+    """Iterations in total, also after a resume; null is the number in the task's rsl_rl settings."""
+    resume: str | None = None
+    """latest, best, a checkpoint file or a run directory to continue; null starts a new run."""
+    save_interval: int = 25
+    """Iterations between two checkpoints."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints that are kept, beside the best one."""
+    logger: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    """Where curves go, beside metrics.csv."""
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    """Weights & Biases."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, 1, "max_iterations", "save_interval", "keep_checkpoints")
+
+
+@with_config(PYDANTIC)
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig(RunConfig):
+    """What scripts that only act take: a policy from a checkpoint, or one that needs none."""
+
+    policy: Literal["trajopt", "mlp", "random", "zero"] = "trajopt"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Policy of the checkpoint; random and zero need no checkpoint."""
+    checkpoint: str = "latest"
+    """latest, best, a checkpoint file or a run directory."""
+
+
+@with_config(PYDANTIC)
+@dataclass(frozen=True, kw_only=True)
+class PlayConfig(RolloutConfig):
+    """What `scripts/play.py` takes."""
+
+    num_envs: int | None = None
+    """Parallel environments; null is 16."""
+    num_steps: int | None = None
+    """Steps to play; null is one full episode."""
+    video: bool = False
+    """Whether to write an mp4."""
+    video_path: str | None = None
+    """File of the video; null is videos/<time>.mp4 in the run directory, or here if there is none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, 1, "num_steps")
+
+
+@with_config(PYDANTIC)
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(RolloutConfig):
+    """What `scripts/evaluate.py` takes."""
+
+    num_envs: int | None = None
+    """Parallel environments; null is one per episode, at most the default of training."""
+    num_episodes: int = 100
+    """Episodes to evaluate; each environment contributes the same number, up to one."""
+    output: str | None = None
+    """File of the result; null is eval.json in the run directory, or here if there is none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, 1, "num_episodes")
+
+
+@cache
+def leaf_keys(schema: type) -> dict[str, str]:
+    """Dotted key of every setting of ``schema``, with its description and, where they are few, its allowed values."""
+
+    def walk(node: dict[str, Any], definitions: dict[str, Any], prefix: str) -> dict[str, tuple[str, str]]:
+        found: dict[str, tuple[str, str]] = {}
+        for name, item in node["properties"].items():
+            if "$ref" in item:
+                found |= walk(definitions[item["$ref"].rsplit("/", 1)[-1]], definitions, f"{prefix}{name}.")
+            else:
+                choices = [str(value) for part in [item, *item.get("anyOf", [])] for value in part.get("enum", [])]
+                found[prefix + name] = (item.get("description", ""), f" [{'|'.join(choices)}]" if choices else "")
+        return found
+
+    keys: dict[str, tuple[str, str]] = {}
+    for base in reversed(schema.__mro__[:-1]):  # pydantic reads the docstrings of a class's own fields only
+        root = TypeAdapter(base).json_schema()
+        for key, (text, choices) in walk(root, root.get("$defs", {}), "").items():
+            keys[key] = (text or keys.get(key, ("",))[0], choices)
+    return {key: (text + choices).strip() for key, (text, choices) in keys.items()}
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dictionary of a configuration: no tuples, so that it survives YAML and weights-only loading."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    return plain(asdict(config))
+
+
+def shared_keys(saved: Mapping[str, Any], schema: type) -> dict[str, Any]:
+    """The part of a saved configuration that ``schema`` has a key for."""
+    names = {item.name for item in fields(schema)}
+    return {key: value for key, value in saved.items() if key in names}
+
+
+def validate[C](schema: type[C], values: Mapping[str, Any]) -> C:
+    """Turns plain values into a configuration.
+
+    Raises:
+        ConfigError: One line that names the key, the value and what is allowed.
+    """
+
+    def mark(value: Any) -> Any:  # pydantic would read a boolean as the integers 0 and 1
+        if isinstance(value, Mapping):
+            return {key: mark(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [mark(item) for item in value]
+        return str(value).lower() if isinstance(value, bool) else value
+
+    try:
+        return TypeAdapter(schema).validate_python(mark(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+    key, kind = ".".join(str(part) for part in first["loc"]), first["type"]
+    context = first.get("ctx", {})
+    if kind == "value_error":
+        raise ConfigError(str(context["error"])) from None
+    if kind == "missing":
+        raise ConfigError(f"{key} is missing; give {key}=<value>")
+    if kind == "unexpected_keyword_argument":
+        raise ConfigError(unknown_key(key, leaf_keys(schema)))
+    if kind == "literal_error":
+        allowed = context["expected"].replace(" or ", ", ").replace("'", "")
+    elif kind == "string_too_short":
+        allowed = "a text that is not empty"
+    else:
+        allowed = ALLOWED.get(kind.split("_")[0], first["msg"]).format(key=key)
+    given = "null" if first["input"] is None else repr(first["input"])
+    raise ConfigError(f"{key} is {given}; allowed: {allowed}")

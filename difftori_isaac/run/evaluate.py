@@ -1,0 +1,115 @@
+"""Evaluation: so many episodes with the deterministic policy, a table and eval.json."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from difftori_isaac.run import build, rollout
+from difftori_isaac.run.compose import Overrides
+from difftori_isaac.run.config import EvaluateConfig
+from difftori_isaac.run.record import write_atomic
+
+if TYPE_CHECKING:
+    from difftori_isaac.envs.isaaclab import IsaacLabVecEnv
+
+MAX_NUM_ENVS = 4096
+"""Environments on CUDA unless asked otherwise."""
+
+
+def evaluate(overrides: Overrides) -> None:
+    """Evaluates a policy.
+
+    Raises:
+        ConfigError: If what was asked for cannot be.
+    """
+    config, origin = rollout.configure(EvaluateConfig, overrides)
+    if config.num_envs is None:
+        most = build.CPU_NUM_ENVS if config.device == "cpu" else MAX_NUM_ENVS
+        config = replace(config, num_envs=min(config.num_episodes, most))
+    folder = Path() if origin is None or origin.run_dir is None else origin.run_dir
+    with closing(build.make_environment(config)) as env:
+        policy = rollout.make_policy(config, env, origin)
+        result = {
+            "task": config.task,
+            "policy": config.policy,
+            "checkpoint": None if origin is None else str(origin.path),
+            "iteration": None if origin is None else origin.checkpoint.iteration,
+            "env_steps": None if origin is None else origin.checkpoint.env_steps,
+            "seed": config.seed,
+            "device": config.device,
+            "num_envs": config.num_envs,
+            "env_overrides": list(config.env_overrides),
+            **run_episodes(config, env, policy),
+        }
+    path = Path(config.output) if config.output else folder / "eval.json"
+    write_atomic(path, json.dumps(result, indent=2) + "\n")
+    _print(result, path)
+
+
+def run_episodes(config: EvaluateConfig, env: IsaacLabVecEnv, policy: rollout.Policy) -> dict[str, Any]:
+    """Runs the first episodes of every environment, the same number in each up to one: short ones count no more."""
+    share, rest = divmod(config.num_episodes, env.num_envs)
+    left = torch.full((env.num_envs,), share, device=env.device)
+    left[:rest] += 1
+    total, length = torch.zeros(2, env.num_envs, device=env.device)
+    returns: list[float] = []
+    lengths: list[float] = []
+    successes: list[float] = []
+    nonfinite = 0
+    obs = rollout.reset(config, env)
+    with torch.inference_mode():
+        while len(returns) < config.num_episodes:
+            obs, rewards, dones, extras = env.step(policy(obs))
+            total, length = total + rewards, length + 1
+            ended = dones.bool()
+            counted = ended & (left > 0)
+            left = left - counted.int()
+            returns += total[counted].tolist()
+            lengths += length[counted].tolist()
+            nonfinite += int((counted & extras["nonfinite"]).sum())
+            if (success := env.success_rate(extras)) is not None:
+                successes += [success] * int(counted.sum())
+            total, length = torch.where(ended, 0.0, total), torch.where(ended, 0.0, length)
+    return {
+        "num_episodes": len(returns),
+        "return": summary(returns),
+        "episode_length": summary(lengths),
+        "success_rate": float(np.mean(successes)) if successes else None,
+        "nonfinite_episodes": nonfinite,
+    }
+
+
+def summary(values: list[float]) -> dict[str, Any]:
+    """Mean, standard deviation and the 95% interval of the mean (Student's t); null for a single value."""
+    mean, std = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+    if std is None:
+        return {"mean": mean, "std": None, "interval_95": None}
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * std / len(values) ** 0.5
+    return {"mean": mean, "std": std, "interval_95": [mean - half, mean + half]}
+
+
+def _print(result: dict[str, Any], path: Path) -> None:
+    title = "{task}  {policy}  {num_episodes} episodes, seed {seed}"
+    table = Table(title=title.format(**result))
+    for column in ("", "mean", "std", "95% interval of the mean"):
+        table.add_column(column, justify="right" if column else "left")
+    for name in ("return", "episode_length"):
+        item = result[name]
+        low_high = "-" if item["interval_95"] is None else "{:.4g} to {:.4g}".format(*item["interval_95"])
+        std = "-" if item["std"] is None else f"{item['std']:.4g}"
+        table.add_row(name.replace("_", " "), f"{item['mean']:.4g}", std, low_high)
+    if result["success_rate"] is not None:
+        table.add_row("success rate", f"{result['success_rate']:.1%}", "", "")
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"written to {path}", markup=False, soft_wrap=True)

@@ -1,0 +1,63 @@
+"""Where runs lie: names of new run directories, and the checkpoint that ``latest``, ``best`` or a path means."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+from difftori_isaac.run import checkpoint as checkpoints
+from difftori_isaac.run.errors import ConfigError
+
+RUNS = Path("runs")
+
+
+def runs_of(task: str, policy: str) -> Path:
+    """Directory of all runs of a task with a policy, relative to where the script is started."""
+    return RUNS / re.sub(r"[^\w.+-]", "_", task) / policy
+
+
+def new_run_dir(run_dir: str | None, *, task: str, policy: str, seed: int) -> Path:
+    """Path of the directory of a new run; it does not exist yet, or is empty.
+
+    Raises:
+        ConfigError: If it has content.
+    """
+    if run_dir is None:
+        return runs_of(task, policy) / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_seed{seed}"
+    path = Path(run_dir)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ConfigError(f"run_dir {run_dir} exists; allowed: a new directory, or resume=latest to continue the run")
+    return path
+
+
+def find_checkpoint(which: str, *, run_dir: str | None, task: str | None, policy: str, key: str) -> Path:
+    """The file that ``latest``, ``best``, a run directory or a checkpoint file means.
+
+    Without ``run_dir``, latest and best are looked for in the run of ``task`` and ``policy`` that was saved last.
+
+    Raises:
+        ConfigError: If there is no such checkpoint.
+    """
+    if which not in ("latest", "best"):
+        path = Path(which)
+        return checkpoints.find(path, "latest") if path.is_dir() else path
+    if run_dir is not None:
+        if not Path(run_dir).is_dir():
+            raise ConfigError(f"run_dir {run_dir} does not exist; allowed with {key}={which}: the directory of a run")
+        return checkpoints.find(Path(run_dir), which)
+    if task is None:
+        raise ConfigError(f"{key}={which} needs to know the run; give run_dir=<directory> or task=<name>")
+    parent = runs_of(task, policy)
+    saved = {run: found[-1].stat().st_mtime for run in parent.glob("*") if (found := checkpoints.numbered(run))}
+    if not saved:
+        raise ConfigError(
+            f"{key}={which} finds no run of task {task} with policy {policy} in {parent}; "
+            f"allowed: run_dir=<directory>, {key}=<checkpoint file>, or train one first"
+        )
+    return checkpoints.find(max(saved, key=lambda run: saved[run]), which)
+
+
+def run_dir_of(path: Path) -> Path | None:
+    """Run directory that a checkpoint file lies in; None if it lies elsewhere."""
+    return path.parent.parent if path.parent.name == "checkpoints" else None

@@ -1,0 +1,234 @@
+"""Numbers of a run: episode statistics, metrics.csv and, beside it, TensorBoard or Weights & Biases."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from difftori_isaac.run.config import TrainConfig, to_dict
+from difftori_isaac.run.errors import RunError
+
+WINDOW = 100
+"""Finished episodes over which the mean return is taken, as in rsl_rl."""
+
+COLUMNS = (
+    "iteration",
+    "env_steps",
+    "wall_time_s",
+    "mean_return",
+    "mean_episode_length",
+    "success_rate",
+    "env_steps_per_s",
+    "solver_converged",
+    "nonfinite_envs",
+)
+"""First columns of metrics.csv; the learner's losses follow."""
+
+Row = dict[str, float | None]
+
+
+class EpisodeStatistics:
+    """Returns and lengths of finished episodes, without a device synchronisation per step."""
+
+    def __init__(self, num_envs: int, device: str, success_rate: Callable[[Mapping[str, Any]], float | None]) -> None:
+        self._success_rate = success_rate
+        self._returns = torch.zeros(num_envs, device=device)
+        self._lengths = torch.zeros(num_envs, device=device)
+        self._window: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+        self._steps: list[torch.Tensor] = []
+        self._logs: list[tuple[torch.Tensor, float | None, dict[str, Any]]] = []
+        self.nonfinite = torch.zeros(num_envs, dtype=torch.bool, device=device)
+        """Environments in which something non-finite was contained since the last summary, shape (num_envs,)."""
+
+    @property
+    def full(self) -> bool:
+        """Whether the window holds as many episodes as it can."""
+        return len(self._window) == WINDOW
+
+    def step(self, rewards: torch.Tensor, dones: torch.Tensor, extras: Mapping[str, Any]) -> None:
+        """Takes in one environment step.
+
+        Args:
+            rewards: Rewards, shape (num_envs,).
+            dones: Ends of episodes, shape (num_envs,).
+            extras: The environment's extras.
+        """
+        done = dones.bool()
+        self._returns += rewards
+        self._lengths += 1
+        self._steps.append(torch.stack((done.float(), self._returns, self._lengths)))
+        self._returns = torch.where(done, 0.0, self._returns)
+        self._lengths = torch.where(done, 0.0, self._lengths)
+        self._logs.append((done.sum(), self._success_rate(extras), dict(extras.get("log", {}))))
+        if (mask := extras.get("nonfinite")) is not None:
+            self.nonfinite |= mask
+
+    def summary(self) -> tuple[Row, dict[str, float]]:
+        """Statistics of the steps since the last call: columns of metrics.csv, and means of the environment's own log.
+
+        What the environment logs at the end of episodes is weighted by the number of episodes that ended. Where no
+        episode ended, there is nothing to report: the columns are None.
+        """
+        steps = torch.stack(self._steps).transpose(1, 2).flatten(0, 1).cpu()
+        finished = steps[steps[:, 0] > 0, 1:].tolist()
+        self._window.extend((episode_return, length) for episode_return, length in finished)
+        row: Row = dict.fromkeys(("mean_return", "mean_episode_length", "success_rate"))
+        sums: dict[str, float] = {}
+        weights: dict[str, int] = {}
+        for count, success, log in self._logs:
+            if ended := int(count):
+                for key, value in {**log, **({} if success is None else {"success_rate": success})}.items():
+                    sums[key] = sums.get(key, 0.0) + ended * float(value)
+                    weights[key] = weights.get(key, 0) + ended
+        means = {key: sums[key] / weights[key] for key in sums}
+        if finished:
+            row["mean_return"], row["mean_episode_length"] = (sum(v) / len(v) for v in zip(*self._window, strict=True))
+            row["success_rate"] = means.pop("success_rate", None)
+        row["nonfinite_envs"] = int(self.nonfinite.sum())
+        self._steps, self._logs = [], []
+        self.nonfinite.zero_()
+        return row, means
+
+    def state_dict(self) -> dict[str, Any]:
+        """The window of finished episodes. Running episodes belong to the environment and restart with it."""
+        return {"window": [list(item) for item in self._window]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what :meth:`state_dict` gave."""
+        self._window = deque((tuple(item) for item in state["window"]), maxlen=WINDOW)
+
+
+class MetricsFile:
+    """metrics.csv: one row per iteration, on the disk as soon as it is written."""
+
+    def __init__(self, path: Path, *, keep_until: int) -> None:
+        """Opens the file and cuts rows of later iterations than ``keep_until``."""
+        self.path = path
+        rows = [row for row in read_metrics(path) if int(row["iteration"]) <= keep_until] if path.exists() else []
+        self._columns = list(rows[0]) if rows else list(COLUMNS)
+        self._rewrite(rows)
+
+    def write(self, row: Row) -> None:
+        """Appends a row; columns that are new are added at the end."""
+        cells = {key: _cell(value) for key, value in row.items()}
+        try:
+            if new := [key for key in cells if key not in self._columns]:
+                rows = read_metrics(self.path)
+                self._columns += new
+                self._rewrite(rows)
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self._columns, lineterminator="\n").writerow(cells)
+        except OSError as error:
+            raise RunError(f"cannot write {self.path}: {error.strerror}; checkpoints are untouched") from error
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        temporary.replace(self.path)
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.8g}"
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """Complete rows of a metrics.csv; a row that was cut off while being written is left out."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [row for row in rows if None not in row.values() and None not in row and row["iteration"].isdigit()]
+
+
+class Writer(Protocol):
+    """Where curves go, beside metrics.csv."""
+
+    def write(self, values: Mapping[str, float], iteration: int) -> None:
+        """Takes in the values of one iteration."""
+
+    def close(self) -> None:
+        """Flushes what is left."""
+
+
+class NoWriter:
+    """``logger=none``."""
+
+    def write(self, values: Mapping[str, float], iteration: int) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+class TensorBoardWriter:
+    """``logger=tensorboard``: event files in the run directory."""
+
+    def __init__(self, run_dir: Path, iteration: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=iteration + 1, flush_secs=10)
+
+    def write(self, values: Mapping[str, float], iteration: int) -> None:
+        """Takes in the values of one iteration."""
+        for key, value in values.items():
+            self._writer.add_scalar(key, value, iteration)
+
+    def close(self) -> None:
+        """Flushes what is left."""
+        self._writer.close()
+
+
+class WandbWriter:
+    """``logger=wandb``. A server that cannot be reached never ends a training: the log goes to the run directory."""
+
+    def __init__(self, config: TrainConfig, run_dir: Path) -> None:
+        import wandb
+
+        settings = config.wandb
+        options = {
+            "project": settings.project,
+            "entity": settings.entity,
+            "name": settings.name or run_dir.name,
+            "id": run_dir.name,
+            "resume": "allow",
+            "dir": str(run_dir),
+            "config": to_dict(config),
+        }
+        self._errors = (wandb.Error, OSError)
+        try:
+            self._run = wandb.init(mode=settings.mode, settings=wandb.Settings(init_timeout=30), **options)
+        except self._errors as error:
+            warnings.warn(
+                f"wandb cannot be reached ({str(error).splitlines()[0]}); logging offline to {run_dir / 'wandb'}, "
+                "send it later with `wandb sync`",
+                stacklevel=2,
+            )
+            self._run = wandb.init(mode="offline", **options)
+
+    def write(self, values: Mapping[str, float], iteration: int) -> None:
+        """Takes in the values of one iteration."""
+        try:
+            self._run.log(dict(values), step=iteration)
+        except self._errors as error:
+            warnings.warn(f"wandb did not take iteration {iteration} ({error}); metrics.csv has it", stacklevel=2)
+
+    def close(self) -> None:
+        """Flushes what is left."""
+        try:
+            self._run.finish()
+        except self._errors as error:
+            warnings.warn(f"wandb did not finish ({error}); send the log later with `wandb sync`", stacklevel=2)
+
+
+def make_writer(config: TrainConfig, run_dir: Path, iteration: int) -> Writer:
+    """The writer that ``logger=`` names."""
+    if config.logger == "wandb":
+        return WandbWriter(config, run_dir)
+    return TensorBoardWriter(run_dir, iteration) if config.logger == "tensorboard" else NoWriter()

@@ -1,0 +1,125 @@
+"""Curves of several runs: seeds of the same variant become a mean and its 95% interval."""
+
+from __future__ import annotations
+
+import glob
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from pydantic import with_config
+from scipy import stats
+
+from difftori_isaac.run.compose import Overrides, compose
+from difftori_isaac.run.config import PYDANTIC
+from difftori_isaac.run.errors import ConfigError, RunError
+from difftori_isaac.run.metrics import read_metrics
+
+Curve = tuple[np.ndarray, np.ndarray]
+"""Abscissae and ordinates, shapes (num_points,)."""
+
+
+@with_config(PYDANTIC)
+@dataclass(frozen=True, kw_only=True)
+class PlotConfig:
+    """What `scripts/plot.py` takes."""
+
+    runs: str | tuple[str, ...]
+    """Run directories: a pattern such as runs/Cartpole/*/*, or a list of patterns."""
+    output: str = "curves.png"
+    """Picture to write."""
+    x: str = "env_steps"
+    """Column of metrics.csv along the horizontal axis."""
+    y: str = "mean_return"
+    """Column of metrics.csv along the vertical axis."""
+    label: str = "policy"
+    """Key of config.yaml whose value tells variants apart, such as policy or trajopt.solver."""
+    title: str | None = None
+    """Title; null is the task."""
+
+
+def plot(overrides: Overrides) -> None:
+    """Draws the curves of several runs into one picture.
+
+    Raises:
+        ConfigError: If there is nothing to draw.
+        RunError: If the picture cannot be written.
+    """
+    config = compose(PlotConfig, overrides)
+    patterns = [config.runs] if isinstance(config.runs, str) else config.runs
+    run_dirs = sorted({Path(found) for pattern in patterns for found in glob.glob(pattern)})  # noqa: PTH207 (absolute patterns)
+    run_dirs = [path for path in run_dirs if (path / "metrics.csv").is_file()]
+    if not run_dirs:
+        raise ConfigError(f"runs is {config.runs}, where no directory has a metrics.csv; allowed: run directories")
+    groups: dict[str, list[Curve]] = defaultdict(list)
+    tasks: dict[str, None] = {}
+    for run_dir in run_dirs:
+        settings = yaml.safe_load((run_dir / "config.yaml").read_text())
+        tasks[settings["task"]] = None
+        groups[_look_up(settings, config.label, run_dir)].append(read_curve(run_dir, config.x, config.y))
+    _draw(config, groups, config.title or ", ".join(tasks))
+    print(f"{len(run_dirs)} runs of {', '.join(groups)} written to {config.output}")
+
+
+def _look_up(settings: dict[str, Any], key: str, run_dir: Path) -> str:
+    value: Any = settings
+    for name in key.split("."):
+        if not isinstance(value, dict) or name not in value:
+            raise ConfigError(f"label is {key}, which {run_dir / 'config.yaml'} has not; allowed: a key such as policy")
+        value = value[name]
+    return str(value)
+
+
+def read_curve(run_dir: Path, x: str, y: str) -> Curve:
+    """Two columns of a run's metrics.csv, without the rows in which one is empty.
+
+    Raises:
+        ConfigError: If there is no such column, or it is empty.
+    """
+    rows = read_metrics(run_dir / "metrics.csv")
+    for column in (x, y):
+        if rows and column not in rows[0]:
+            raise ConfigError(f"{run_dir / 'metrics.csv'} has no column {column!r}; allowed: {', '.join(rows[0])}")
+    points = [(float(row[x]), float(row[y])) for row in rows if row[x] and row[y]]
+    if not points:
+        raise ConfigError(f"column {y!r} of {run_dir / 'metrics.csv'} is empty; leave this run out")
+    xs, ys = np.array(points).T
+    return xs, ys
+
+
+def mean_curve(curves: list[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and half width of its 95% interval (Student's t; 0 for one curve) where all curves are defined.
+
+    Curves with different abscissae are interpolated linearly.
+    """
+    low, high = max(xs[0] for xs, _ in curves), min(xs[-1] for xs, _ in curves)
+    grid = np.unique(np.concatenate([xs for xs, _ in curves]))
+    grid = grid[(grid >= low) & (grid <= high)]
+    values = np.stack([np.interp(grid, xs, ys) for xs, ys in curves])
+    if len(curves) == 1:
+        return grid, values[0], np.zeros_like(grid)
+    half = stats.t.ppf(0.975, len(curves) - 1) * values.std(axis=0, ddof=1) / np.sqrt(len(curves))
+    return grid, values.mean(axis=0), half
+
+
+def _draw(config: PlotConfig, groups: dict[str, list[Curve]], title: str) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for label, curves in sorted(groups.items()):
+        xs, mean, half = mean_curve(curves)
+        (line,) = axes.plot(xs, mean, label=f"{label} ({len(curves)} seed{'s' * (len(curves) > 1)})")
+        if len(curves) > 1:
+            axes.fill_between(xs, mean - half, mean + half, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.set(title=title, xlabel=config.x.replace("_", " "), ylabel=config.y.replace("_", " "))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    try:
+        Path(config.output).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(config.output, dpi=150)
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot write {config.output}: {error}; give output=<file>.png") from error

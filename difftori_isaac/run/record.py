@@ -1,0 +1,89 @@
+"""run.json: what ran, from which code, on what."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import difftori_isaac
+from difftori_isaac.run.errors import RunError
+
+PACKAGES = ("difftori-isaac", "isaaclab", "newton", "mujoco-warp", "warp-lang", "torch", "rsl-rl-lib", "theseus-ai")
+"""Distributions whose versions a result may depend on."""
+
+
+def write_record(run_dir: Path, *, iteration: int) -> None:
+    """Adds this start to the run's run.json, and what differs from the git revision to a patch beside it."""
+    path = run_dir / "run.json"
+    starts = json.loads(path.read_text())["starts"] if path.exists() else []
+    git, diff = _git(Path(difftori_isaac.__file__).parent)
+    if diff:
+        git["diff"] = f"git_{len(starts)}.patch"
+        (run_dir / git["diff"]).write_text(diff + "\n")
+    starts.append(
+        {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "iteration": iteration,
+            "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+            "directory": str(Path.cwd()),
+            "git": git,
+            "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+            "hardware": _hardware(),
+        }
+    )
+    write_atomic(path, json.dumps({"starts": starts}, indent=2) + "\n")
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}; give a place that can be written") from error
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(folder: Path) -> tuple[dict[str, Any], str]:
+    """State of the repository that ``folder`` lies in, and what differs from its revision."""
+
+    def git(*arguments: str) -> str:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        return done.stdout.strip("\n") if done.returncode == 0 else ""
+
+    root = folder
+    root = Path(git("rev-parse", "--show-toplevel") or folder)
+    revision = git("rev-parse", "HEAD") or None
+    diff = git("diff", "HEAD") if revision else ""
+    untracked = git("ls-files", "--others", "--exclude-standard").splitlines() if revision else []
+    return {"revision": revision, "dirty": bool(diff or untracked), "untracked": untracked[:100]}, diff
+
+
+def _hardware() -> dict[str, Any]:
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {"machine": platform.machine(), "system": platform.platform(), "cpus": os.cpu_count(), "gpus": gpus}

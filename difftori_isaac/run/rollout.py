@@ -1,0 +1,93 @@
+"""What scripts that only act share: a policy from a checkpoint, or one that needs none, in an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from difftori_isaac.run import build, locate
+from difftori_isaac.run import checkpoint as checkpoints
+from difftori_isaac.run.checkpoint import Checkpoint
+from difftori_isaac.run.compose import Overrides, compose
+from difftori_isaac.run.config import RolloutConfig, shared_keys
+from difftori_isaac.run.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
+
+    from difftori_isaac.envs.isaaclab import IsaacLabVecEnv
+
+Policy = Callable[["TensorDict"], torch.Tensor]
+
+OWN = ("num_envs", "device", "seed", "run_dir")
+"""Keys that a script does not take from the training."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a policy comes from."""
+
+    checkpoint: Checkpoint
+    path: Path
+
+    @property
+    def run_dir(self) -> Path | None:
+        """Run directory of the checkpoint, if it lies in one."""
+        return locate.run_dir_of(self.path)
+
+
+def configure[C: RolloutConfig](schema: type[C], overrides: Overrides) -> tuple[C, Origin | None]:
+    """The configuration of a script, and the checkpoint of its policy: None for random and zero.
+
+    What the policy was trained with is taken from the checkpoint, then what the user gave.
+    """
+    config = None
+    if overrides.get("task") is not None:
+        config = compose(schema, overrides)
+        task = build.resolve_task_name(config.task)
+    else:
+        task = None
+    policy = str(overrides.get("policy") or schema.policy)
+    if policy in ("random", "zero"):
+        config = config or compose(schema, overrides)
+        return replace(config, task=task or config.task, device=build.resolve_device(config.device)), None
+    path = locate.find_checkpoint(
+        str(overrides.get("checkpoint") or schema.checkpoint),
+        run_dir=overrides.get("run_dir"),
+        task=task,
+        policy=policy,
+        key="checkpoint",
+    )
+    checkpoint = checkpoints.load(path)
+    saved = {key: value for key, value in shared_keys(checkpoint.config, schema).items() if key not in OWN}
+    for key, asked in (("task", task), ("policy", overrides.get("policy"))):
+        if asked is not None and asked != saved[key]:
+            raise ConfigError(f"{key} is {asked}, but {path} was trained with {saved[key]}; leave {key}= out")
+    config = compose(schema, overrides, saved)
+    config = replace(config, task=build.resolve_task_name(config.task), device=build.resolve_device(config.device))
+    return config, Origin(checkpoint, path)
+
+
+def make_policy(config: RolloutConfig, env: IsaacLabVecEnv, origin: Origin | None) -> Policy:
+    """The deterministic policy of a checkpoint; uniform actions in [-1, 1]; or zeros."""
+    shape = (env.num_envs, env.num_actions)
+    if origin is None:
+        if config.policy == "zero":
+            return lambda obs: torch.zeros(shape, device=config.device)
+        return lambda obs: 2 * torch.rand(shape, device=config.device) - 1
+    alg = build.make_learner(config, env)
+    build.load_learner(alg, origin.checkpoint.learner, origin.checkpoint.learning_rate, origin.path)
+    env.load_state_dict(origin.checkpoint.env)
+    alg.eval_mode()
+    return alg.get_policy()
+
+
+def reset(config: RolloutConfig, env: IsaacLabVecEnv) -> TensorDict:
+    """Resets all environments, to the same start for every policy with the same seed."""
+    build.seed_everything(config.seed)
+    obs, _ = env.reset()
+    return obs

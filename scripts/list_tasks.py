@@ -1,0 +1,17 @@
+"""List the tasks."""
+
+import sys
+
+from difftori_isaac.run.cli import Command
+from difftori_isaac.run.tasks import ListConfig
+
+main = Command(
+    name="list_tasks.py",
+    summary="Lists every task that task= takes: this project's, Isaac Lab's and those of other installed packages.",
+    schema=ListConfig,
+    run="difftori_isaac.run.tasks:list_tasks",
+    examples=("", "filter=franka"),
+)
+
+if __name__ == "__main__":
+    sys.exit(main())
