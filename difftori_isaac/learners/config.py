@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,6 @@ class ModelLossConfig:
     """Weight of the reward loss."""
     value_coef: float = 1.0
     """Weight of the terminal-value loss on the λ-returns."""
-    prior_coef: float = 0.0
-    """Weight of the distillation of the plan's first action into the prior."""
     rho: float = 0.9
     """Decay of the loss weights along the sub-sequence."""
 
@@ -58,7 +56,70 @@ class PPOConfig:
     """Activation of the critic and of the actor of ``policy=mlp``."""
     obs_normalization: bool | None = None
     """Whether observations are normalised by their running mean and standard deviation."""
+    obs_groups: dict[str, list[str]] | None = None
+    """Observation groups of the sets ``actor`` and ``critic``."""
     max_nonfinite_share: float = 0.1
-    """Share of environments with a non-finite observation, reward or plan in one iteration above which training stops."""
+    """Share of non-finite environments (observation, reward or plan) in one iteration above which training stops."""
     model_losses: ModelLossConfig = field(default_factory=ModelLossConfig)
     """World-model losses of ``policy=trajopt``."""
+
+    def filled_from(self, settings: dict[str, Any]) -> PPOConfig:
+        """This configuration with every ``None`` replaced by the task's setting or, where it has none, by a default.
+
+        Args:
+            settings: An rsl_rl runner configuration as a dictionary; may be empty.
+        """
+        actor, critic = settings.get("actor", {}), settings.get("critic", {})
+        task = {
+            "num_steps_per_env": settings.get("num_steps_per_env"),
+            "obs_groups": settings.get("obs_groups") or None,
+            "init_std": actor.get("distribution_cfg", {}).get("init_std"),
+            "actor_hidden_dims": actor.get("hidden_dims"),
+            "critic_hidden_dims": critic.get("hidden_dims"),
+            "activation": actor.get("activation"),
+            "obs_normalization": actor.get("obs_normalization"),
+        } | {name: settings.get("algorithm", {}).get(name) for name in ALGORITHM_SETTINGS}
+        filled = {}
+        for name in task:
+            if getattr(self, name) is None:
+                value = task[name] if task[name] is not None else _DEFAULTS.get(name)
+                filled[name] = tuple(value) if name.endswith("hidden_dims") else value
+        return replace(self, **filled)
+
+
+_DEFAULTS: dict[str, Any] = {
+    "num_steps_per_env": 24,
+    "num_learning_epochs": 5,
+    "num_mini_batches": 4,
+    "clip_param": 0.2,
+    "gamma": 0.99,
+    "lam": 0.95,
+    "value_loss_coef": 1.0,
+    "use_clipped_value_loss": True,
+    "entropy_coef": 0.005,
+    "learning_rate": 1e-3,
+    "schedule": "adaptive",
+    "desired_kl": 0.01,
+    "max_grad_norm": 1.0,
+    "init_std": 1.0,
+    "actor_hidden_dims": (256, 128, 64),
+    "critic_hidden_dims": (256, 128, 64),
+    "activation": "elu",
+    "obs_normalization": False,
+}
+
+ALGORITHM_SETTINGS = (
+    "num_learning_epochs",
+    "num_mini_batches",
+    "clip_param",
+    "gamma",
+    "lam",
+    "value_loss_coef",
+    "use_clipped_value_loss",
+    "entropy_coef",
+    "learning_rate",
+    "schedule",
+    "desired_kl",
+    "max_grad_norm",
+)
+"""Settings that rsl_rl's PPO takes as arguments of these names."""

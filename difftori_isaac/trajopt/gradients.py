@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from difftori_isaac.trajopt.config import HessianName
@@ -61,12 +63,12 @@ class _AdjointSolve(torch.autograd.Function):
     """Zero in value; pulls the adjoint ``v`` of the solution back to ``−H⁻¹ v`` on the cost gradient."""
 
     @staticmethod
-    def forward(ctx, gradient: torch.Tensor, factor: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, gradient: torch.Tensor, factor: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(factor, free)
         return torch.zeros_like(gradient)
 
     @staticmethod
-    def backward(ctx, adjoint: torch.Tensor):
+    def backward(ctx: Any, adjoint: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "the implicit gradient of a plan can be differentiated once, but a second derivative was asked for "

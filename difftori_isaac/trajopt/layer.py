@@ -19,7 +19,8 @@ class TrajOptLayer:
     """
 
     def __init__(self, config: TrajOptConfig) -> None:
-        """
+        """Take the settings.
+
         Raises:
             ValueError: If the solver cannot do what the settings ask for.
         """

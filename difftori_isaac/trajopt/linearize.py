@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch.func import jvp, vjp, vmap
@@ -100,7 +101,7 @@ def _forward(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
     return torch.cat(residuals, dim=1), torch.cat(rows, dim=2).permute(1, 2, 0)
 
 
-def _push(function, primals: tuple, tangents: tuple):
+def _push(function: Callable[..., Any], primals: tuple, tangents: tuple) -> tuple[Any, Any]:
     """Value of ``function`` and its derivative along a stack of tangents."""
     return function(*primals), vmap(lambda *tangent: jvp(function, primals, tangent)[1])(*tangents)
 

@@ -16,7 +16,7 @@ class TrajOptModel(Protocol):
     """
 
     def next(self, z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
-        """Next state, shape (num_envs, state_dim), from states ``z`` and actions ``a``, shape (num_envs, action_dim)."""
+        """Next states, shape (num_envs, state_dim), of states ``z`` under actions ``a``, (num_envs, action_dim)."""
         ...
 
     def stage_residual(self, z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
@@ -30,9 +30,9 @@ class TrajOptModel(Protocol):
 
 @dataclass(frozen=True)
 class TrajOptProblem:
-    """Minimise, for every environment on its own and over ``low <= a <= high``,
+    """A least-squares shooting problem of every environment on its own, over ``low <= a <= high``.
 
-    ``½ Σ_t γ^t ‖φ(z_t, a_t)‖² + ½ γ^H ‖ψ(z_H)‖² + ½ Σ_t ‖w (a_t − ā_t)‖²``  with  ``z_{t+1} = next(z_t, a_t)``.
+    Minimise ``½ Σ_t γ^t ‖φ(z_t, a_t)‖² + ½ γ^H ‖ψ(z_H)‖² + ½ Σ_t ‖w (a_t − ā_t)‖²``  with  ``z_{t+1} = next(z_t, a_t)``.
     """
 
     model: TrajOptModel

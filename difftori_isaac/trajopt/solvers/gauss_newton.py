@@ -14,8 +14,10 @@ _DAMPING_MIN, _DAMPING_MAX = 1e-7, 1e7
 def solve(
     problem: TrajOptProblem, warm_start: torch.Tensor, config: TrajOptConfig, *, differentiable: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See :class:`~difftori_isaac.trajopt.solvers.Solver`. Differentiates the last iterations in the modes
-    ``truncated`` and ``unroll``; ``implicit`` is left to the layer."""
+    """See :class:`~difftori_isaac.trajopt.solvers.Solver`.
+
+    Differentiates the last iterations in the modes ``truncated`` and ``unroll``; ``implicit`` is left to the layer.
+    """
     recorded = {"implicit": 0, "truncated": config.backward_iterations, "unroll": config.iterations}
     num_recorded = min(recorded[config.backward_mode], config.iterations) if differentiable else 0
 

@@ -23,12 +23,15 @@ _BACKWARD_MODES = {
 def solve(
     problem: TrajOptProblem, warm_start: torch.Tensor, config: TrajOptConfig, *, differentiable: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See :class:`~difftori_isaac.trajopt.solvers.Solver`. One Theseus problem per environment, batched, with Theseus'
-    own gradient; the environments are independent, the accepted iterations of each are not reported (all are)."""
+    """See :class:`~difftori_isaac.trajopt.solvers.Solver`.
+
+    One Theseus problem per environment, batched, with Theseus' own gradient. Theseus does not tell which steps it
+    accepted in which environment: all iterations are reported.
+    """
     num_envs, horizon, action_dim = warm_start.shape
     dtype, device = warm_start.dtype, warm_start.device
 
-    def residual(optim_vars, aux_vars):
+    def residual(optim_vars: tuple[th.Vector], aux_vars: tuple[th.Vector, th.Vector]) -> torch.Tensor:
         z0, prior = (variable.tensor for variable in aux_vars)
         solved = problem.replaced(z0=z0, prior=prior.view(-1, horizon, action_dim))
         return solved.residual(optim_vars[0].tensor.view(-1, horizon, action_dim))

@@ -1,0 +1,97 @@
+"""World-model losses on sub-sequences of a rollout."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from difftori_isaac.learners.config import ModelLossConfig
+from difftori_isaac.world_models.latent import LatentWorldModel
+
+
+class Sequences(NamedTuple):
+    """Sub-sequences of a rollout; what lies behind an episode's end is not valid."""
+
+    obs: torch.Tensor
+    """Observations as the encoder takes them, shape (batch, length + 1, obs_dim)."""
+    actions: torch.Tensor
+    """Shape (batch, length, action_dim)."""
+    rewards: torch.Tensor
+    """Shape (batch, length)."""
+    returns: torch.Tensor
+    """λ-returns, shape (batch, length)."""
+    reached: torch.Tensor
+    """1 where step k begins in the episode of step 0, shape (batch, length)."""
+    continued: torch.Tensor
+    """1 where step k also ends in it, shape (batch, length)."""
+
+
+def sample_sequences(
+    obs: torch.Tensor,
+    actions: torch.Tensor,
+    rewards: torch.Tensor,
+    returns: torch.Tensor,
+    dones: torch.Tensor,
+    *,
+    length: int,
+    batch_size: int,
+) -> Sequences:
+    """Draw sub-sequences uniformly, with replacement, from a rollout of T steps.
+
+    Args:
+        obs: Shape (T + 1, num_envs, obs_dim).
+        actions: Shape (T, num_envs, action_dim).
+        rewards: Shape (T, num_envs).
+        returns: Shape (T, num_envs).
+        dones: 1 where an episode ended with the step, shape (T, num_envs).
+        length: Steps of a sub-sequence, at most T.
+        batch_size: Number of sub-sequences.
+    """
+    num_steps, num_envs = rewards.shape
+    start = torch.randint(num_steps - length + 1, (batch_size, 1), device=rewards.device)
+    env = torch.randint(num_envs, (batch_size, 1), device=rewards.device)
+    steps = start + torch.arange(length, device=rewards.device)
+    continued = (1.0 - dones[steps, env].to(rewards.dtype)).cumprod(dim=1)
+    return Sequences(
+        obs=obs[torch.cat((steps, steps[:, -1:] + 1), dim=1), env],
+        actions=actions[steps, env],
+        rewards=rewards[steps, env],
+        returns=returns[steps, env],
+        reached=torch.cat((torch.ones_like(continued[:, :1]), continued[:, :-1]), dim=1),
+        continued=continued,
+    )
+
+
+def model_losses(model: LatentWorldModel, batch: Sequences, config: ModelLossConfig) -> dict[str, torch.Tensor]:
+    """Consistency, reward and value losses of open-loop predictions from the first observation, weighted by ρ^k.
+
+    Rewards and returns are learned in units of ``model.return_std``. Each loss is a mean over the valid steps
+    (TD-MPC, arXiv 2203.04955, equation 4, with λ-returns for the value).
+
+    Returns:
+        Scalars ``consistency``, ``reward`` and ``value``, without their coefficients.
+    """
+    length = batch.actions.shape[1]
+    with torch.no_grad():
+        targets = model.encode(batch.obs[:, 1:])
+    z = model.encode(batch.obs[:, 0])
+    rho = config.rho ** torch.arange(length, dtype=z.dtype, device=z.device)
+    errors: dict[str, list[torch.Tensor]] = {"consistency": [], "reward": [], "value": []}
+    for k in range(length):
+        action = batch.actions[:, k]
+        errors["value"].append(
+            F.huber_loss(model.terminal_value(z), batch.returns[:, k] / model.return_std, reduction="none")
+        )
+        errors["reward"].append(
+            F.huber_loss(model.reward(z, action), batch.rewards[:, k] / model.return_std, reduction="none")
+        )
+        z = model.next(z, action)
+        errors["consistency"].append((z - targets[:, k]).square().mean(dim=-1))
+    weights = {"consistency": batch.continued, "reward": batch.continued, "value": batch.reached}
+    losses = {}
+    for name, error in errors.items():
+        weight = rho * weights[name]
+        losses[name] = (weight * torch.stack(error, dim=1)).sum() / weight.sum().clamp(min=1.0)
+    return losses

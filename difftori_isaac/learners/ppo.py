@@ -1,0 +1,147 @@
+"""PPO whose policy is a trajectory optimizer: rsl_rl's PPO, with world-model losses beside it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from rsl_rl.algorithms import PPO
+from rsl_rl.env import VecEnv
+from rsl_rl.models import MLPModel
+from rsl_rl.storage import RolloutStorage
+from rsl_rl.utils import resolve_obs_groups
+from tensordict import TensorDict
+from torch import nn
+
+from difftori_isaac.learners.config import ALGORITHM_SETTINGS, ModelLossConfig, PPOConfig
+from difftori_isaac.learners.losses import model_losses, sample_sequences
+from difftori_isaac.policies.trajopt_actor import TrajOptActor
+from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.world_models.config import WorldModelConfig
+from difftori_isaac.world_models.latent import LatentWorldModel
+
+
+class TrajOptPPO(PPO):
+    """rsl_rl's PPO for a :class:`~difftori_isaac.policies.trajopt_actor.TrajOptActor`.
+
+    The clipped surrogate reaches encoder, dynamics, reward, value and prior through the plan. After it, the model is
+    trained on the same rollout with losses and an optimizer of its own. Use it in any rsl_rl configuration by its
+    path, ``class_name="difftori_isaac.learners.ppo:TrajOptPPO"``.
+    """
+
+    actor: TrajOptActor
+
+    def __init__(self, *args: Any, model_losses: ModelLossConfig | dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Take rsl_rl's arguments and ``model_losses``, settings or a mapping of their names to values."""
+        super().__init__(*args, **kwargs)
+        if not isinstance(model_losses, ModelLossConfig):
+            model_losses = ModelLossConfig(**(model_losses or {}))
+        if model_losses.horizon > self.storage.num_transitions_per_env:
+            raise ValueError(
+                f"learner.model_losses.horizon is {model_losses.horizon}; allowed: at most "
+                f"learner.num_steps_per_env = {self.storage.num_transitions_per_env}"
+            )
+        self.model_loss_config = model_losses
+        self.model_optimizer = torch.optim.Adam(self.world_model.parameters(), lr=model_losses.learning_rate)
+        self._last_obs: TensorDict | None = None
+
+    @property
+    def world_model(self) -> LatentWorldModel:
+        """The model the plan is optimised against."""
+        return self._raw_actor.planner.world_model
+
+    def compute_returns(self, obs: TensorDict) -> None:
+        """See rsl_rl; keeps the observation behind the rollout for the consistency loss."""
+        super().compute_returns(obs)
+        self._last_obs = obs
+
+    def update(self) -> dict[str, float]:
+        """PPO's epochs, then the model's; returns mean losses, gradient norms per module and solver statistics."""
+        losses = super().update()
+        losses |= {f"grad_{name}": norm for name, norm in self._gradient_norms().items()}
+        losses |= self._update_model()
+        return losses | self._raw_actor.planner.statistics.pop()
+
+    def save(self) -> dict[str, Any]:
+        """See rsl_rl; adds the model's optimizer."""
+        return super().save() | {"model_optimizer_state_dict": self.model_optimizer.state_dict()}
+
+    def load(self, loaded_dict: dict[str, Any], load_cfg: dict[str, Any] | None, strict: bool) -> bool:
+        """See rsl_rl; restores the model's optimizer with PPO's."""
+        if load_cfg is None or load_cfg.get("optimizer"):
+            self.model_optimizer.load_state_dict(loaded_dict["model_optimizer_state_dict"])
+        return super().load(loaded_dict, load_cfg, strict)
+
+    def _gradient_norms(self) -> dict[str, float]:
+        """Norm of the last surrogate gradient that reached each part of the model."""
+        norms = {
+            name: torch.stack([p.grad.norm() for p in module.parameters() if p.grad is not None]).norm()
+            for name, module in self.world_model.named_children()
+        }
+        return dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True))
+
+    def _update_model(self) -> dict[str, float]:
+        """Train the model on sub-sequences of the rollout."""
+        config, st, model = self.model_loss_config, self.storage, self.world_model
+        if config.num_updates == 0:
+            return {}
+        with torch.no_grad():
+            model.update_return_std(st.returns)
+            obs = torch.cat((st.observations, self._last_obs.unsqueeze(0)))
+            flat = self._raw_actor.get_latent(obs.flatten(0, 1)).unflatten(0, obs.batch_size)
+            rollout = (flat, st.actions, *(tensor.squeeze(-1) for tensor in (st.rewards, st.returns, st.dones)))
+        sums: dict[str, torch.Tensor] = {}
+        for _ in range(config.num_updates):
+            batch = sample_sequences(*rollout, length=config.horizon, batch_size=config.batch_size)
+            losses = model_losses(model, batch, config)
+            total = sum(getattr(config, f"{name}_coef") * loss for name, loss in losses.items())
+            self.model_optimizer.zero_grad()
+            total.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), self.max_grad_norm)
+            self.model_optimizer.step()
+            sums = {name: sums.get(name, 0.0) + loss.detach() for name, loss in losses.items()}
+        return {f"model_{name}": (value / config.num_updates).item() for name, value in sums.items()}
+
+
+def build_ppo(
+    env: VecEnv,
+    *,
+    policy: Literal["trajopt", "mlp"],
+    trajopt: TrajOptConfig,
+    world_model: WorldModelConfig,
+    learner: PPOConfig,
+    device: str,
+) -> PPO:
+    """Build the PPO of a trajectory-optimizer policy or, as its baseline, of rsl_rl's own MLP policy.
+
+    Args:
+        env: The environments, in rsl_rl's interface.
+        policy: ``trajopt`` or ``mlp``.
+        trajopt: Settings of the planner.
+        world_model: Settings of the model.
+        learner: Settings of PPO with no ``None`` left, see :meth:`PPOConfig.filled_from`.
+        device: Device of the learner.
+
+    Raises:
+        ValueError: If a setting does not fit the environment.
+    """
+    obs = env.get_observations().to(device)
+    obs_groups = resolve_obs_groups(obs, learner.obs_groups or {}, ["actor", "critic"])
+    distribution = {"class_name": "GaussianDistribution", "init_std": learner.init_std}
+    common = {"obs_normalization": learner.obs_normalization, "distribution_cfg": distribution}
+    if policy == "trajopt":
+        actor: MLPModel = TrajOptActor(
+            obs, obs_groups, "actor", env.num_actions, trajopt=trajopt, world_model=world_model, **common
+        )
+    else:
+        actor = MLPModel(
+            obs, obs_groups, "actor", env.num_actions, learner.actor_hidden_dims, learner.activation, **common
+        )
+    critic = MLPModel(
+        obs, obs_groups, "critic", 1, learner.critic_hidden_dims, learner.activation, learner.obs_normalization
+    )
+    storage = RolloutStorage("rl", env.num_envs, learner.num_steps_per_env, obs, [env.num_actions], device)
+    settings = {name: getattr(learner, name) for name in ALGORITHM_SETTINGS}
+    if policy == "trajopt":
+        return TrajOptPPO(actor, critic, storage, device=device, model_losses=learner.model_losses, **settings)
+    return PPO(actor, critic, storage, device=device, **settings)

@@ -1,0 +1,1 @@
+"""Observation to action through a plan."""

@@ -1,0 +1,63 @@
+"""Observation vector to first planned action."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.trajopt.layer import TrajOptLayer
+from difftori_isaac.trajopt.solution import TrajOptSolution
+from difftori_isaac.world_models.config import WorldModelConfig
+from difftori_isaac.world_models.latent import LatentWorldModel
+
+
+class TrajOptPlanner(nn.Module):
+    """Encodes, plans and returns the first action. The plan is a function of the observation alone.
+
+    It starts from the prior rolled out through the model and keeps nothing between calls, so that a plan recomputed
+    in an update is the plan that was executed.
+    """
+
+    def __init__(self, obs_dim: int, action_dim: int, trajopt: TrajOptConfig, world_model: WorldModelConfig) -> None:
+        super().__init__()
+        self.world_model = LatentWorldModel(obs_dim, action_dim, world_model)
+        self.layer = TrajOptLayer(trajopt)
+        self.statistics = SolverStatistics()
+
+    def plan(self, obs: torch.Tensor) -> TrajOptSolution:
+        """Plans for flat observations, shape (num_envs, obs_dim)."""
+        z0 = self.world_model.encode(obs)
+        return self.layer(self.world_model, z0, self.world_model.prior_plan(z0, self.layer.config.horizon))
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        """First planned actions, shape (num_envs, action_dim)."""
+        solution = self.plan(obs)
+        self.statistics.add(solution, updating=torch.is_grad_enabled() and not torch.is_inference_mode_enabled())
+        return solution.action
+
+
+class SolverStatistics:
+    """Sums over solves, kept on the device until they are read; executed plans and updates apart."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def add(self, solution: TrajOptSolution, *, updating: bool) -> None:
+        """Count the solves of one batch."""
+        converged, iterations, failed = solution.converged.sum(), solution.iterations.sum(), solution.failed.sum()
+        count = torch.full_like(failed, solution.failed.numel())
+        sums = torch.stack((count, converged, iterations, failed)).detach()
+        name = "update_solver" if updating else "solver"
+        self._sums[name] = self._sums[name] + sums if name in self._sums else sums
+
+    def pop(self) -> dict[str, float]:
+        """Converged share, mean accepted iterations and failures since the last call."""
+        result: dict[str, float] = {}
+        for name, sums in self._sums.items():
+            count, converged, iterations, failed = sums.tolist()
+            result[f"{name}_converged"] = converged / count
+            result[f"{name}_iterations"] = iterations / count
+            result[f"{name}_failures"] = failed
+        self._sums = {}
+        return result

@@ -1,0 +1,70 @@
+"""The trajectory optimizer as an rsl_rl actor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rsl_rl.models import MLPModel
+from tensordict import TensorDict
+
+from difftori_isaac.policies.planner import TrajOptPlanner
+from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.world_models.config import WorldModelConfig
+
+
+class TrajOptActor(MLPModel):
+    """rsl_rl's Gaussian actor with a planner in place of the network: ``N(first planned action, diag σ²)``.
+
+    Use it in any rsl_rl configuration by its path, ``class_name="difftori_isaac.policies.trajopt_actor:TrajOptActor"``.
+    """
+
+    mlp: TrajOptPlanner
+    """Observation to first planned action."""
+
+    def __init__(
+        self,
+        obs: TensorDict,
+        obs_groups: dict[str, list[str]],
+        obs_set: str,
+        output_dim: int,
+        *,
+        trajopt: TrajOptConfig | dict[str, Any] | None = None,
+        world_model: WorldModelConfig | dict[str, Any] | None = None,
+        obs_normalization: bool = False,
+        distribution_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        """Build the actor.
+
+        Args:
+            obs: Observations of the environment, groups of shape (num_envs, group_dim).
+            obs_groups: Observation groups of each observation set.
+            obs_set: The set this actor observes.
+            output_dim: Number of actions.
+            trajopt: Settings of the planner, or a mapping of their names to values.
+            world_model: Settings of the model, or a mapping of their names to values.
+            obs_normalization: Whether observations are normalised by their running mean and standard deviation.
+            distribution_cfg: rsl_rl's settings of the action distribution; ``None`` is deterministic.
+
+        Raises:
+            ValueError: If a setting is outside its range or an observation group is not flat.
+        """
+        super().__init__(
+            obs,
+            obs_groups,
+            obs_set,
+            output_dim,
+            hidden_dims=(1,),  # replaced by the planner
+            obs_normalization=obs_normalization,
+            distribution_cfg=distribution_cfg,
+        )
+        self.mlp = TrajOptPlanner(
+            self.obs_dim,
+            output_dim,
+            trajopt if isinstance(trajopt, TrajOptConfig) else TrajOptConfig(**(trajopt or {})),
+            world_model if isinstance(world_model, WorldModelConfig) else WorldModelConfig(**(world_model or {})),
+        )
+
+    @property
+    def planner(self) -> TrajOptPlanner:
+        """The planner behind the actor."""
+        return self.mlp

@@ -1,0 +1,80 @@
+"""A latent world model whose reward and value are residuals of the planner's cost."""
+
+from __future__ import annotations
+
+import torch
+from rsl_rl.modules import MLP
+from torch import nn
+
+from difftori_isaac.world_models.config import WorldModelConfig
+
+
+class LatentWorldModel(nn.Module):
+    """Encoder, latent dynamics, reward, terminal value and policy prior; a ``TrajOptModel``.
+
+    Reward and terminal value are ``reward_max − ½‖φ(z, a)‖²`` and ``value_max − ½‖ψ(z)‖²``: maximising the return is
+    minimising a sum of squares, and supervising them trains the planner's cost.
+    """
+
+    return_std: torch.Tensor
+    """Running standard deviation of returns: the unit of predicted rewards and values."""
+
+    def __init__(self, obs_dim: int, action_dim: int, config: WorldModelConfig) -> None:
+        super().__init__()
+        latent_dim, activation = config.latent_dim, config.activation
+        step_dim = latent_dim + action_dim
+        self.action_dim = action_dim
+        self.encoder = MLP(obs_dim, latent_dim, config.encoder_hidden_dims, activation)
+        self.dynamics = MLP(step_dim, latent_dim, config.hidden_dims, activation)
+        self.reward_head = MLP(step_dim, config.num_residuals, config.hidden_dims, activation)
+        self.value_head = MLP(latent_dim, config.num_residuals, config.hidden_dims, activation)
+        self.prior = MLP(latent_dim, action_dim, config.prior_hidden_dims, activation)
+        self.reward_max = nn.Parameter(torch.zeros(()))
+        self.value_max = nn.Parameter(torch.zeros(()))
+        self.register_buffer("return_std", torch.ones(()))
+        with torch.no_grad():
+            for head in (self.dynamics, self.reward_head, self.value_head):
+                head[-1].weight.mul_(config.head_scale)
+                head[-1].bias.mul_(config.head_scale)
+
+    @torch.no_grad()
+    def update_return_std(self, returns: torch.Tensor, momentum: float = 0.05) -> None:
+        """Move ``return_std``, the unit of predicted rewards and values, towards the spread of ``returns``."""
+        self.return_std.lerp_(returns.std().clamp(min=1e-3), momentum)
+
+    def encode(self, obs: torch.Tensor) -> torch.Tensor:
+        """Latent states, shape (num_envs, latent_dim), of flat observations, shape (num_envs, obs_dim)."""
+        return self.encoder(obs)
+
+    def next(self, z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """Next latent states, shape (num_envs, latent_dim)."""
+        return z + self.dynamics(torch.cat((z, a), dim=-1))
+
+    def stage_residual(self, z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """Reward residual φ, shape (num_envs, num_residuals)."""
+        return self.reward_head(torch.cat((z, a), dim=-1))
+
+    def terminal_residual(self, z: torch.Tensor) -> torch.Tensor:
+        """Value residual ψ, shape (num_envs, num_residuals)."""
+        return self.value_head(z)
+
+    def reward(self, z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """Predicted rewards in units of ``return_std``, shape (num_envs,)."""
+        return self.reward_max - 0.5 * self.stage_residual(z, a).square().sum(dim=-1)
+
+    def terminal_value(self, z: torch.Tensor) -> torch.Tensor:
+        """Predicted values in units of ``return_std``, shape (num_envs,)."""
+        return self.value_max - 0.5 * self.terminal_residual(z).square().sum(dim=-1)
+
+    def pi(self, z: torch.Tensor) -> torch.Tensor:
+        """Prior actions, shape (num_envs, action_dim)."""
+        return self.prior(z)
+
+    def prior_plan(self, z0: torch.Tensor, horizon: int) -> torch.Tensor:
+        """The prior rolled out through the dynamics, shape (num_envs, horizon, action_dim)."""
+        z, actions = z0, []
+        for t in range(horizon):
+            actions.append(self.pi(z))
+            if t < horizon - 1:
+                z = self.next(z, actions[-1])
+        return torch.stack(actions, dim=1)
