@@ -22,7 +22,7 @@ class TrajOptConfig:
     """Solver backend."""
     horizon: int = 3
     """Number of planned actions [steps]."""
-    iterations: int = 4
+    iterations: int = 3
     """Levenberg-Marquardt iterations of one solve."""
     damping: float = 1e-3
     """Initial Levenberg-Marquardt damping, added to the diagonal of the Gauss-Newton Hessian."""

@@ -32,7 +32,8 @@ class TrajOptModel(Protocol):
 class TrajOptProblem:
     """A least-squares shooting problem of every environment on its own, over ``low <= a <= high``.
 
-    Minimise ``½ Σ_t γ^t ‖φ(z_t, a_t)‖² + ½ γ^H ‖ψ(z_H)‖² + ½ Σ_t ‖w (a_t − ā_t)‖²``  with  ``z_{t+1} = next(z_t, a_t)``.
+    Minimise ``½ Σ_t γ^t ‖φ(z_t, a_t)‖² + ½ γ^H ‖ψ(z_H)‖² + ½ Σ_t ‖w (a_t − ā_t)‖²``, where
+    ``z_{t+1} = next(z_t, a_t)``.
     """
 
     model: TrajOptModel

@@ -140,3 +140,15 @@ def test_theseus_differentiates_its_iterations(make_problem, mode):
         for solver in ("gauss_newton", "theseus")
     ]
     assert_all_close(*results, 1e-5)
+
+
+def test_truncated_differentiates_converged_environments(make_problem):
+    """A solve that converges before its differentiated iterations still has their gradient."""
+    model, z0, prior = make_problem()
+    config = {"backward_mode": "truncated", "backward_iterations": 6, "iterations": 30, "tolerance": 1e-3}
+    reference = converged_config(backward_mode="implicit", hessian="exact")
+    results = [
+        gradients(TrajOptLayer(settings), model, z0, prior, torch.ones_like(prior))
+        for settings in (converged_config(**config), reference)
+    ]
+    assert_all_close(*results, 1e-3)

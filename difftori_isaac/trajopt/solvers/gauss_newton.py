@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from difftori_isaac.trajopt.config import TrajOptConfig
@@ -22,27 +24,30 @@ def solve(
     num_recorded = min(recorded[config.backward_mode], config.iterations) if differentiable else 0
 
     actions = problem.project(warm_start)
-    cost = problem.detached().cost(actions.detach()).detach()
-    damping = torch.full_like(cost, config.damping)
-    accepted = torch.zeros_like(cost, dtype=torch.int64)
+    with torch.no_grad():
+        cost = problem.cost(actions)
+    state = _State(actions, cost, torch.full_like(cost, config.damping), torch.zeros_like(cost, dtype=torch.int64))
     for iteration in range(config.iterations):
-        if iteration < config.iterations - num_recorded:
-            with torch.no_grad():
-                actions, cost, damping, accepted = _iterate(problem, actions, cost, damping, accepted, config)
-        else:
-            actions, cost, damping, accepted = _iterate(problem, actions, cost, damping, accepted, config)
-    return actions, accepted
+        recorded = iteration >= config.iterations - num_recorded
+        with torch.set_grad_enabled(recorded):
+            state, moving = _iterate(problem, state, config, freeze_converged=not recorded)
+        if num_recorded == 0 and actions.device.type == "cpu" and not moving.any():
+            break  # on a GPU the question would cost more than the iterations it saves
+    return state.actions, state.accepted
+
+
+class _State(NamedTuple):
+    actions: torch.Tensor
+    cost: torch.Tensor
+    damping: torch.Tensor
+    accepted: torch.Tensor
 
 
 def _iterate(
-    problem: TrajOptProblem,
-    actions: torch.Tensor,
-    cost: torch.Tensor,
-    damping: torch.Tensor,
-    accepted: torch.Tensor,
-    config: TrajOptConfig,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """One Levenberg-Marquardt iteration of every environment."""
+    problem: TrajOptProblem, state: _State, config: TrajOptConfig, *, freeze_converged: bool
+) -> tuple[_State, torch.Tensor]:
+    """One Levenberg-Marquardt iteration of every environment; also tells which environments had not converged."""
+    actions, cost, damping, accepted = state
     linearization = linearize(problem, actions)
     gradient = linearization.gradient.view_as(actions)
     free = problem.free(actions, gradient)
@@ -51,11 +56,14 @@ def _iterate(
         candidate_cost = problem.cost(candidate)
         moving = (gradient * free).abs().amax(dim=(1, 2)) > config.tolerance * problem.prior_weight**2
         decreased = candidate_cost <= cost * (1.0 + 8.0 * torch.finfo(cost.dtype).eps)  # up to rounding
-        accept = moving & decreased
-        factor = torch.where(decreased, config.damping_down, config.damping_up)
-        damping = torch.where(moving, (damping * factor).clamp(_DAMPING_MIN, _DAMPING_MAX), damping)
-        cost = torch.where(accept, candidate_cost, cost)
-    return torch.where(accept[:, None, None], candidate, actions), cost, damping, accepted + accept
+        accept = decreased & moving if freeze_converged else decreased
+        damping = damping * torch.where(decreased, config.damping_down, config.damping_up)
+    return _State(
+        actions=torch.where(accept[:, None, None], candidate, actions),
+        cost=torch.where(accept, candidate_cost, cost),
+        damping=damping.clamp(_DAMPING_MIN, _DAMPING_MAX),
+        accepted=accepted + accept,
+    ), moving
 
 
 def newton_step(linearization: Linearization, free: torch.Tensor, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
