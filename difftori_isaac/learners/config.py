@@ -79,11 +79,11 @@ class PPOConfig:
             "activation": actor.get("activation"),
             "obs_normalization": actor.get("obs_normalization"),
         } | {name: settings.get("algorithm", {}).get(name) for name in ALGORITHM_SETTINGS}
-        filled = {}
+        filled: dict[str, Any] = {}
         for name in task:
             if getattr(self, name) is None:
                 value = task[name] if task[name] is not None else _DEFAULTS.get(name)
-                filled[name] = tuple(value) if name.endswith("hidden_dims") else value
+                filled[name] = tuple(value or ()) if name.endswith("hidden_dims") else value
         return replace(self, **filled)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any, Literal, cast
 
 import torch
 from rsl_rl.algorithms import PPO
@@ -15,6 +16,7 @@ from torch import nn
 
 from difftori_isaac.learners.config import ALGORITHM_SETTINGS, ModelLossConfig, PPOConfig
 from difftori_isaac.learners.losses import model_losses, sample_sequences
+from difftori_isaac.policies.planner import TrajOptPlanner
 from difftori_isaac.policies.trajopt_actor import TrajOptActor
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.world_models.config import WorldModelConfig
@@ -28,8 +30,6 @@ class TrajOptPPO(PPO):
     trained on the same rollout with losses and an optimizer of its own. Use it in any rsl_rl configuration by its
     path, ``class_name="difftori_isaac.learners.ppo:TrajOptPPO"``.
     """
-
-    actor: TrajOptActor
 
     def __init__(self, *args: Any, model_losses: ModelLossConfig | dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Take rsl_rl's arguments and ``model_losses``, settings or a mapping of their names to values."""
@@ -46,9 +46,14 @@ class TrajOptPPO(PPO):
         self._last_obs: TensorDict | None = None
 
     @property
+    def planner(self) -> TrajOptPlanner:
+        """The planner that is the policy."""
+        return cast("TrajOptActor", self._raw_actor).planner
+
+    @property
     def world_model(self) -> LatentWorldModel:
         """The model the plan is optimised against."""
-        return self._raw_actor.planner.world_model
+        return self.planner.world_model
 
     def compute_returns(self, obs: TensorDict) -> None:
         """See rsl_rl; keeps the observation behind the rollout for the consistency loss."""
@@ -60,7 +65,7 @@ class TrajOptPPO(PPO):
         losses = super().update()
         losses |= {f"grad_{name}": norm for name, norm in self._gradient_norms().items()}
         losses |= self._update_model()
-        return losses | self._raw_actor.planner.statistics.pop()
+        return losses | self.planner.statistics.pop()
 
     def save(self) -> dict[str, Any]:
         """See rsl_rl; adds the model's optimizer."""
@@ -83,18 +88,18 @@ class TrajOptPPO(PPO):
     def _update_model(self) -> dict[str, float]:
         """Train the model on sub-sequences of the rollout."""
         config, st, model = self.model_loss_config, self.storage, self.world_model
-        if config.num_updates == 0:
+        if config.num_updates == 0 or self._last_obs is None:
             return {}
         with torch.no_grad():
             model.update_return_std(st.returns)
-            obs = torch.cat((st.observations, self._last_obs.unsqueeze(0)))
-            flat = self._raw_actor.get_latent(obs.flatten(0, 1)).unflatten(0, obs.batch_size)
-            rollout = (flat, st.actions, *(tensor.squeeze(-1) for tensor in (st.rewards, st.returns, st.dones)))
+            last = self._last_obs.unsqueeze(0)
+            obs = torch.cat([self._raw_actor.get_latent(part) for part in (st.observations, last)])
+            rollout = (obs, st.actions, *(tensor.squeeze(-1) for tensor in (st.rewards, st.returns, st.dones)))
         sums: dict[str, torch.Tensor] = {}
         for _ in range(config.num_updates):
             batch = sample_sequences(*rollout, length=config.horizon, batch_size=config.batch_size)
             losses = model_losses(model, batch, config)
-            total = sum(getattr(config, f"{name}_coef") * loss for name, loss in losses.items())
+            total = torch.stack([getattr(config, f"{name}_coef") * loss for name, loss in losses.items()]).sum()
             self.model_optimizer.zero_grad()
             total.backward()
             nn.utils.clip_grad_norm_(model.parameters(), self.max_grad_norm)
@@ -125,23 +130,26 @@ def build_ppo(
     Raises:
         ValueError: If a setting does not fit the environment.
     """
+    settings: dict[str, Any] = asdict(learner)
+    missing = [name for name, value in settings.items() if value is None and name != "obs_groups"]
+    if missing:
+        raise ValueError(f"learner.{missing[0]} is None; fill the configuration with PPOConfig.filled_from first")
     obs = env.get_observations().to(device)
-    obs_groups = resolve_obs_groups(obs, learner.obs_groups or {}, ["actor", "critic"])
-    distribution = {"class_name": "GaussianDistribution", "init_std": learner.init_std}
-    common = {"obs_normalization": learner.obs_normalization, "distribution_cfg": distribution}
+    obs_groups = resolve_obs_groups(obs, settings["obs_groups"] or {}, ["actor", "critic"])
+    distribution = {"class_name": "GaussianDistribution", "init_std": settings["init_std"]}
+    common = {"obs_normalization": settings["obs_normalization"], "distribution_cfg": distribution}
+    hidden_dims, activation = settings["actor_hidden_dims"], settings["activation"]
     if policy == "trajopt":
         actor: MLPModel = TrajOptActor(
             obs, obs_groups, "actor", env.num_actions, trajopt=trajopt, world_model=world_model, **common
         )
     else:
-        actor = MLPModel(
-            obs, obs_groups, "actor", env.num_actions, learner.actor_hidden_dims, learner.activation, **common
-        )
+        actor = MLPModel(obs, obs_groups, "actor", env.num_actions, hidden_dims, activation, **common)
     critic = MLPModel(
-        obs, obs_groups, "critic", 1, learner.critic_hidden_dims, learner.activation, learner.obs_normalization
+        obs, obs_groups, "critic", 1, settings["critic_hidden_dims"], activation, settings["obs_normalization"]
     )
-    storage = RolloutStorage("rl", env.num_envs, learner.num_steps_per_env, obs, [env.num_actions], device)
-    settings = {name: getattr(learner, name) for name in ALGORITHM_SETTINGS}
+    storage = RolloutStorage("rl", env.num_envs, settings["num_steps_per_env"], obs, [env.num_actions], device)
+    algorithm = {name: settings[name] for name in ALGORITHM_SETTINGS}
     if policy == "trajopt":
-        return TrajOptPPO(actor, critic, storage, device=device, model_losses=learner.model_losses, **settings)
-    return PPO(actor, critic, storage, device=device, **settings)
+        return TrajOptPPO(actor, critic, storage, device=device, model_losses=learner.model_losses, **algorithm)
+    return PPO(actor, critic, storage, device=device, **algorithm)

@@ -51,17 +51,17 @@ def _reverse(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
     """
     z, scale, stages = problem.z0, 1.0, []
     for t in range(problem.horizon):
-        phi, pull_phi = vjp(problem.model.stage_residual, z, actions[:, t])
-        z, pull_next = vjp(problem.model.next, z, actions[:, t])
+        phi, pull_phi = _pullback(problem.model.stage_residual, z, actions[:, t])
+        z, pull_next = _pullback(problem.model.next, z, actions[:, t])
         stages.append((scale, phi, pull_phi, pull_next))
         scale *= problem.discount**0.5
-    psi, pull_psi = vjp(problem.model.terminal_residual, z)
+    psi, pull_psi = _pullback(problem.model.terminal_residual, z)
 
     residuals, columns = [scale * psi], []
-    (z_rows,) = vmap(pull_psi)(_identity(psi, scale))
+    (z_rows,) = pull_psi(_identity(psi, scale))
     for scale, phi, pull_phi, pull_next in reversed(stages):
-        next_z_rows, next_a_rows = vmap(pull_next)(z_rows)
-        phi_z_rows, phi_a_rows = vmap(pull_phi)(_identity(phi, scale))
+        next_z_rows, next_a_rows = pull_next(z_rows)
+        phi_z_rows, phi_a_rows = pull_phi(_identity(phi, scale))
         residuals.append(scale * phi)
         columns.append(torch.cat((next_a_rows, phi_a_rows)))
         z_rows = torch.cat((next_z_rows, phi_z_rows))
@@ -99,6 +99,12 @@ def _forward(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
     size = horizon * action_dim
     rows = [pad(tangents, (0, 0, 0, 0, 0, size - tangents.shape[0])) for tangents in rows]
     return torch.cat(residuals, dim=1), torch.cat(rows, dim=2).permute(1, 2, 0)
+
+
+def _pullback(function: Callable[..., torch.Tensor], *primals: torch.Tensor) -> tuple[torch.Tensor, Callable[..., Any]]:
+    """Value of ``function`` and what pulls a stack of cotangents back through it."""
+    value, pull, *_ = vjp(function, *primals)
+    return value, vmap(pull)
 
 
 def _push(function: Callable[..., Any], primals: tuple, tangents: tuple) -> tuple[Any, Any]:

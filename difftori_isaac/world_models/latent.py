@@ -34,8 +34,8 @@ class LatentWorldModel(nn.Module):
         self.register_buffer("return_std", torch.ones(()))
         with torch.no_grad():
             for head in (self.dynamics, self.reward_head, self.value_head):
-                head[-1].weight.mul_(config.head_scale)
-                head[-1].bias.mul_(config.head_scale)
+                for parameter in head[-1].parameters():
+                    parameter.mul_(config.head_scale)
 
     @torch.no_grad()
     def update_return_std(self, returns: torch.Tensor, momentum: float = 0.05) -> None:

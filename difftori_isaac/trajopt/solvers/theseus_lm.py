@@ -31,7 +31,7 @@ def solve(
     num_envs, horizon, action_dim = warm_start.shape
     dtype, device = warm_start.dtype, warm_start.device
 
-    def residual(optim_vars: tuple[th.Vector], aux_vars: tuple[th.Vector, th.Vector]) -> torch.Tensor:
+    def residual(optim_vars: tuple[th.Variable, ...], aux_vars: tuple[th.Variable, ...]) -> torch.Tensor:
         z0, prior = (variable.tensor for variable in aux_vars)
         solved = problem.replaced(z0=z0, prior=prior.view(-1, horizon, action_dim))
         return solved.residual(optim_vars[0].tensor.view(-1, horizon, action_dim))
