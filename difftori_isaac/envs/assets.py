@@ -1,33 +1,37 @@
-"""Checks that the remote assets of a configuration can be loaded, before a simulator tries to.
-
-Isaac Lab waits about fifty seconds for an asset server that does not answer.
-"""
+"""Checks that a scene's remote assets can be loaded, before a simulator waits most of a minute for them."""
 
 from __future__ import annotations
 
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 _PATH_FIELDS = ("usd_path", "asset_path")
-_DEFAULT_PORTS = {"http": 80, "omniverse": 3009}
+_NUCLEUS_PORT = 3009
 
 
-def find_remote_assets(cfg: object) -> list[tuple[str, str]]:
-    """Lists the files a scene would load from a server.
+def find_remote_assets(cfg: object, *, ground_plane: str) -> list[tuple[str, str]]:
+    """Lists the files that building a scene would load from a server.
 
     Visualization markers are left out: they are loaded only where there is a display.
 
     Args:
         cfg: An environment configuration, a tree of dataclasses, mappings and sequences.
+        ground_plane: The file behind ``terrain_type="plane"``.
 
     Returns:
         Pairs of the configuration key and the address.
     """
-    return list(_walk(cfg, "env"))
+    return [
+        (key, path) for key, path in _asset_paths(cfg, "env", ground_plane) if len(urlsplit(path).scheme) > 1
+    ]  # a scheme of one letter is a Windows drive
 
 
-def _walk(node: object, key: str) -> Iterator[tuple[str, str]]:
+def _asset_paths(node: object, key: str, ground_plane: str) -> Iterator[tuple[str, str]]:
     if isinstance(node, Mapping):
         children = [(str(name), child) for name, child in node.items()]
     elif isinstance(node, list | tuple):
@@ -37,18 +41,18 @@ def _walk(node: object, key: str) -> Iterator[tuple[str, str]]:
     else:
         return
     for name, child in children:
-        if name.endswith("visualizer_cfg"):
-            continue
+        child_key = f"{key}.{name}"
         if name in _PATH_FIELDS:
             for path in [child] if isinstance(child, str) else child or ():
-                if len(urlsplit(path).scheme) > 1:
-                    yield f"{key}.{name}", path
-        else:
-            yield from _walk(child, f"{key}.{name}")
+                yield child_key, str(path)
+        elif name == "terrain_type" and child == "plane":
+            yield child_key, ground_plane
+        elif not name.endswith("visualizer_cfg"):
+            yield from _asset_paths(child, child_key, ground_plane)
 
 
 def require_reachable(assets: list[tuple[str, str]], *, timeout: float = 1.5) -> None:
-    """Asks each server once whether it is there.
+    """Asks each asset server once whether it answers; copies that Isaac Lab has downloaded before need none.
 
     Args:
         assets: Pairs of configuration key and address.
@@ -57,18 +61,35 @@ def require_reachable(assets: list[tuple[str, str]], *, timeout: float = 1.5) ->
     Raises:
         ValueError: A server does not answer.
     """
-    answered = set()
+    answering = set()
     for key, path in assets:
-        url = urlsplit(path)
-        server = (url.hostname or "", url.port or _DEFAULT_PORTS.get(url.scheme, 443))
-        if server in answered:
+        server = urlsplit(path).netloc
+        if server in answering or _downloaded_copy(path).is_file():
             continue
         try:
-            socket.create_connection(server, timeout).close()
+            _knock(path, timeout)
         except OSError as error:
             raise ValueError(
-                f"The asset server {server[0]} does not answer ({error}), but {key} needs {path}. Set the environment "
-                "variable ISAACSIM_ASSET_ROOT to a local copy of the Isaac Sim assets or to a server in reach, or "
-                f"override {key} with a local file."
+                f"The asset server {server} does not answer ({error}), but {key} needs {path}. Point the environment "
+                "variable ISAACSIM_ASSET_ROOT to a local copy of the Isaac Sim assets or to another server."
             ) from None
-        answered.add(server)
+        answering.add(server)
+
+
+def _downloaded_copy(path: str) -> Path:
+    """Where Isaac Lab keeps its copy of a remote file."""
+    url = urlsplit(path)
+    return Path(tempfile.gettempdir(), url.scheme, url.netloc.replace(":", "_"), url.path.lstrip("/"))
+
+
+def _knock(path: str, timeout: float) -> None:
+    """Raises OSError unless the server behind `path` answers, be it that it has no such file."""
+    url = urlsplit(path)
+    if url.scheme in ("http", "https"):
+        try:
+            urlopen(Request(path, method="HEAD"), timeout=timeout).close()
+        except HTTPError as error:
+            if error.code >= 500:  # a proxy that cannot reach the server
+                raise
+    else:
+        socket.create_connection((url.hostname or "", url.port or _NUCLEUS_PORT), timeout).close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -66,15 +65,20 @@ def make_env(
         raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={device} was asked for, but torch finds no CUDA device; use device=cpu.")
+    from isaaclab.sim import GroundPlaneCfg
+
     task_id = resolve_task(task_id).id
     cfg = compose_env_cfg(task_id, overrides)
-    cfg.scene.num_envs = num_envs or cfg.scene.num_envs
+    if hasattr(cfg, "possible_agents"):
+        raise ValueError(f"{task_id} has several agents; only single-agent tasks can be trained.")
+    if num_envs is not None:
+        cfg.scene.num_envs = num_envs
     cfg.sim.device = device
     cfg.seed = seed
     cfg.compute_final_obs = True
     if video is not None:
         _add_camera(cfg, video)
-    require_reachable(find_remote_assets(cfg))
+    require_reachable(find_remote_assets(cfg, ground_plane=GroundPlaneCfg().usd_path))
 
     runtime = ExitStack()
     try:
@@ -95,6 +99,7 @@ def compose_env_cfg(task_id: str, overrides: Sequence[str] = ()) -> Any:
     Raises:
         ValueError: An override is wrong.
     """
+    task_id = resolve_task(task_id).id
     applied = [override for override in overrides if override.split("=", 1)[0] in _SELECTORS]
     cfg = _resolve_cfg(task_id, applied)
     for override in overrides:
@@ -103,7 +108,9 @@ def compose_env_cfg(task_id: str, overrides: Sequence[str] = ()) -> Any:
             continue
         if not key.startswith("env.") or not value:
             allowed = ", ".join(f"{selector}=NAME" for selector in _SELECTORS)
-            raise ValueError(f"'{override}' is not an override of the environment; allowed are env.KEY=VALUE, {allowed}.")
+            raise ValueError(
+                f"'{override}' is not an override of the environment; allowed are env.KEY=VALUE, {allowed}."
+            )
         before = _look_up(cfg, key)
         applied.append(override)
         cfg = _resolve_cfg(task_id, applied)
@@ -117,13 +124,14 @@ def load_ppo_settings(task_id: str) -> dict[str, Any]:
     """Returns the task's rsl_rl configuration as a plain dictionary, empty if it has none."""
     if load_kwargs(task_id).get("rsl_rl_cfg_entry_point") is None:
         return {}
+    from isaaclab.utils import to_dict
     from isaaclab_rl.rsl_rl import handle_deprecated_rsl_rl_cfg
     from isaaclab_tasks.utils import resolve_task_config
 
     with contextlib.redirect_stdout(io.StringIO()):
         _, settings = resolve_task_config(resolve_task(task_id).id, "rsl_rl_cfg_entry_point", overrides=())
         settings = handle_deprecated_rsl_rl_cfg(settings, version("rsl-rl-lib"))
-    return settings.to_dict()
+    return to_dict(settings)
 
 
 def load_task_defaults(task_id: str) -> dict[str, Any]:
@@ -144,7 +152,7 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper):
     A NaN or infinite value stays in its environment: see :meth:`step`.
     """
 
-    def __init__(self, env: gymnasium.Env, *, clip_actions: float | None = None, runtime: ExitStack | None = None):
+    def __init__(self, env: Any, *, clip_actions: float | None = None, runtime: ExitStack | None = None) -> None:
         """Wraps and resets `env`.
 
         Args:
@@ -214,7 +222,7 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper):
         scene = self.unwrapped.scene
         if _CAMERA not in scene.sensors:
             raise RuntimeError("The environment has no camera; pass video=VideoRequest() to make_env.")
-        return scene[_CAMERA].data.output["rgb"].torch[0, ..., :3].cpu().numpy()
+        return scene[_CAMERA].data.output["rgb"].torch[0, ..., :3].cpu().numpy().copy()
 
     def close(self) -> None:
         """Closes the environment and what it runs on."""
@@ -223,7 +231,7 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper):
 
     def _restart(self, selected: torch.Tensor) -> TensorDict:
         """Resets the selected environments in the simulator and returns the observations of all."""
-        env = self.unwrapped
+        env: Any = self.unwrapped
         log, env.extras["log"] = env.extras["log"], {}  # an episode cut short by NaN is no statistic
         env._reset_idx(selected.nonzero().squeeze(-1).int())
         env.extras["log"] = log
@@ -236,15 +244,13 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper):
 
 def _nonfinite_rows(obs: TensorDict) -> torch.Tensor:
     """Which environments have a NaN or infinite observation, bool of shape (num_envs,)."""
-    rows = torch.zeros(obs.batch_size, dtype=torch.bool, device=obs.device)
-    for value in obs.values(include_nested=True, leaves_only=True):
-        rows = rows.to(value.device) | ~torch.isfinite(value).flatten(1).all(dim=1)
-    return rows
+    values = map(torch.as_tensor, obs.values(include_nested=True, leaves_only=True))
+    return torch.stack([~torch.isfinite(value).flatten(1).all(dim=1) for value in values]).any(dim=0)
 
 
 def _replace_rows(obs: TensorDict, rows: torch.Tensor, other: TensorDict) -> TensorDict:
     """Takes the given rows from `other`, the rest from `obs`, and leaves both as they are."""
-    return torch.where(rows, other, obs)
+    return TensorDict.where(other, rows, obs)
 
 
 def _resolve_cfg(task_id: str, overrides: Sequence[str]) -> Any:
@@ -254,6 +260,8 @@ def _resolve_cfg(task_id: str, overrides: Sequence[str]) -> Any:
         with contextlib.redirect_stdout(io.StringIO()):
             return parse_env_cfg(task_id, overrides=list(overrides))
     except (ValueError, AttributeError, KeyError, TypeError) as error:
+        if not overrides:
+            raise  # the task itself is at fault
         raise ValueError(f"Overrides {' '.join(overrides)} of {task_id}: {' '.join(str(error).split())}") from None
 
 
@@ -288,7 +296,7 @@ def _add_camera(cfg: Any, video: VideoRequest) -> None:
     rotation = quat_from_matrix(create_rotation_matrix_from_view(eye, target))[0]
     camera = CameraCfg(
         prim_path="{ENV_REGEX_NS}/" + _CAMERA,
-        offset=CameraCfg.OffsetCfg(pos=tuple(view.eye), rot=tuple(rotation.tolist()), convention="opengl"),
+        offset=CameraCfg.OffsetCfg(pos=view.eye, rot=tuple(rotation.tolist()), convention="opengl"),
         data_types=["rgb"],
         spawn=sim_utils.PinholeCameraCfg(clipping_range=(0.05, 100.0)),
         width=video.width,

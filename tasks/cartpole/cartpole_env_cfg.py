@@ -25,6 +25,6 @@ class CartpoleEnvCfg(base.CartpoleEnvCfg):
 
     scene: CartpoleSceneCfg = CartpoleSceneCfg(num_envs=4096, env_spacing=4.0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self.sim.default_visualizer_cfg = VisualizerCfg(eye=(-5.5, 0.0, 3.0), lookat=(0.0, 0.0, 1.9))

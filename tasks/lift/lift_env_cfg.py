@@ -12,6 +12,7 @@ from isaaclab.controllers.differential_ik_cfg import DifferentialIKControllerCfg
 from isaaclab.envs.mdp.actions.actions_cfg import DifferentialInverseKinematicsActionCfg
 from isaaclab.physics import PhysxAutoCfg
 from isaaclab.sensors.frame_transformer.frame_transformer_cfg import FrameTransformerCfg, OffsetCfg
+from isaaclab.sim.spawners.materials import RigidBodyMaterialBaseCfg
 from isaaclab.utils import configclass, replace
 from isaaclab.visualizers import VisualizerCfg
 from isaaclab_newton.physics import MJWarpSolverCfg, NewtonCfg
@@ -30,8 +31,9 @@ from difftori_isaac.tasks.assets.scenery import floor, table
 class LiftPhysicsCfg(PresetCfg):
     """Physics presets of the lift task.
 
-    Newton: physics steps of 5 ms (2 substeps) hold the cube, steps of 10 ms lose it; a pyramidal friction cone holds as
-    well as an elliptic one and is faster. ``njmax`` and ``nconmax`` leave room for every contact of arm, cube and table.
+    Newton: physics steps of 5 ms (2 substeps) hold the cube, steps of 10 ms lose it; a pyramidal friction cone holds
+    it as well as an elliptic one and is faster. ``njmax`` and ``nconmax`` leave room for every contact of arm, cube
+    and table.
     """
 
     isaacsim_physx: PhysxCfg = PhysxCfg(
@@ -77,7 +79,7 @@ class LiftSceneCfg(base.ObjectTableSceneCfg):
             ],
             collision_props=sim_utils.UsdPhysicsCollisionCfg(),
             mass_props=sim_utils.MassCfg(mass=0.1),
-            physics_material=sim_utils.RigidBodyMaterialCfg(static_friction=1.0, dynamic_friction=1.0),
+            physics_material=RigidBodyMaterialBaseCfg(static_friction=1.0, dynamic_friction=1.0),
             visual_material=sim_utils.PreviewSurfaceCfg(diffuse_color=(0.80, 0.10, 0.10)),
         ),
         init_state=RigidObjectCfg.InitialStateCfg(pos=(0.5, 0.0, 0.025)),
@@ -106,7 +108,7 @@ class LiftEnvCfg(base.LiftEnvCfg):
 
     scene: LiftSceneCfg = LiftSceneCfg(num_envs=4096, env_spacing=2.5)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self.sim.physics = LiftPhysicsCfg()
         self.sim.default_visualizer_cfg = VisualizerCfg(eye=(1.5, 0.9, 0.9), lookat=(0.4, 0.0, 0.2))
@@ -133,7 +135,7 @@ class LiftIKAbsEnvCfg(LiftEnvCfg):
     robot's base frame; the eighth is the gripper's.
     """
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self.actions.arm_action = DifferentialInverseKinematicsActionCfg(
             asset_name="robot",

@@ -38,7 +38,7 @@ class ReachEnvCfg(base.ReachEnvCfg):
 
     scene: ReachSceneCfg = ReachSceneCfg(num_envs=4096, env_spacing=2.5)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self.sim.default_visualizer_cfg = VisualizerCfg(eye=(1.5, 0.9, 0.9), lookat=(0.4, 0.0, 0.3))
         self.actions.arm_action = mdp.JointPositionActionCfg(
