@@ -35,9 +35,10 @@ class Overrides:
     env: dict[str, str] = field(default_factory=dict)
     """Isaac Lab's overrides: key to the whole string."""
 
-    def get(self, key: str) -> Any:
-        """What the user gave for ``key``, or None."""
-        return self.groups.get(key, self.values.get(key))
+    def get(self, key: str) -> str | None:
+        """What the user gave for ``key``, as text; None if nothing or null."""
+        value = self.groups.get(key, self.values.get(key))
+        return None if value is None else str(value)
 
 
 def group_options(group: str) -> list[str]:

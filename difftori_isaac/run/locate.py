@@ -58,6 +58,11 @@ def find_checkpoint(which: str, *, run_dir: str | None, task: str | None, policy
     return checkpoints.find(max(saved, key=lambda run: saved[run]), which)
 
 
+def same(first: str | Path, second: str | Path) -> bool:
+    """Whether two paths mean the same place."""
+    return Path(first).resolve() == Path(second).resolve()
+
+
 def run_dir_of(path: Path) -> Path | None:
     """Run directory that a checkpoint file lies in; None if it lies elsewhere."""
     return path.parent.parent if path.parent.name == "checkpoints" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -54,34 +55,31 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
 
     A new run is configured by the defaults, the task and the user; a resumed one by its checkpoint and the user.
     """
-    given = overrides.get("task")
     start, layers = None, []
     if overrides.get("resume") is not None:
-        start = _start(overrides, None if given is None else build.resolve_task_name(str(given)))
+        compose(TrainConfig, overrides, {"task": "any"})  # bad values are refused before anything is looked for
+        start = _start(overrides)
         layers = [start.config]
     config = compose(TrainConfig, overrides, *layers)
-    config = replace(config, device=build.resolve_device(config.device), task=build.resolve_task_name(config.task))
+    resolved = {"task": build.resolve_task_name(config.task), "device": build.resolve_device(config.device)}
+    resolved["run_dir"] = str(_run_dir(replace(config, **resolved), overrides))
 
     from difftori_isaac.envs.isaaclab import load_ppo_settings, load_task_defaults
-    from difftori_isaac.envs.registry import resolve_task
 
-    task_id = resolve_task(config.task).id
     if start is None:
-        config = replace(
-            compose(TrainConfig, overrides, load_task_defaults(task_id)), device=config.device, task=config.task
-        )
-    settings = load_ppo_settings(task_id)
+        config = compose(TrainConfig, overrides, load_task_defaults(resolved["task"]))
+    settings = load_ppo_settings(resolved["task"])
     iterations = config.max_iterations or settings.get("max_iterations")
     if iterations is None:
         raise ConfigError(f"max_iterations is missing; give max_iterations=<n>, as task {config.task} sets none")
-    run_dir = _run_dir(config, overrides)
-    return build.fill_from_task(replace(config, max_iterations=iterations, run_dir=str(run_dir)), settings), start
+    return build.fill_from_task(replace(config, **resolved, max_iterations=iterations), settings), start
 
 
-def _start(overrides: Overrides, task: str | None) -> Checkpoint:
-    policy = overrides.get("policy")
+def _start(overrides: Overrides) -> Checkpoint:
+    task, policy = overrides.get("task"), overrides.get("policy")
+    task = None if task is None else build.resolve_task_name(task)
     path = locate.find_checkpoint(
-        str(overrides.get("resume")),
+        overrides.get("resume") or "",
         run_dir=overrides.get("run_dir"),
         task=task,
         policy=policy or TrainConfig.policy,
@@ -99,7 +97,7 @@ def _run_dir(config: TrainConfig, overrides: Overrides) -> Path:
     if config.resume is None:
         return locate.new_run_dir(config.run_dir, task=config.task, policy=config.policy, seed=config.seed)
     origin, given = locate.run_dir_of(Path(config.resume)), overrides.get("run_dir")
-    if origin is not None and (given is None or Path(given).resolve() == origin.resolve()):
+    if origin is not None and (given is None or locate.same(given, origin)):
         return origin
     return locate.new_run_dir(given, task=config.task, policy=config.policy, seed=config.seed)
 
@@ -124,8 +122,15 @@ class TrainingRun:
         self.episodes.load_state_dict(start.episodes)
         self.env.load_state_dict(start.env)
         self.iteration, self.env_steps, self.wall_time_s = start.iteration, start.env_steps, start.wall_time_s
-        self.best_return, self.saved = start.best_return, start.iteration
+        if self.forked_from is None:
+            self.best_return, self.saved = start.best_return, start.iteration
         checkpoints.set_rng_state(start.rng)
+
+    @property
+    def forked_from(self) -> Path | None:
+        """Run directory of the checkpoint, if this run continues it in a directory of its own."""
+        origin = locate.run_dir_of(Path(self.config.resume)) if self.config.resume else None
+        return None if origin is None or locate.same(origin, self.run_dir) else origin
 
     def loop(self) -> None:
         """Trains up to ``max_iterations``, or until a signal asks to stop; the state is saved either way."""
@@ -146,13 +151,13 @@ class TrainingRun:
                     break
                 obs = collected
                 row, log = self.episodes.summary()
-                self._check_environments(row["nonfinite_envs"] or 0)
                 losses = self.alg.update()
                 self._check_losses(losses)
                 row = self._finish_iteration(row, losses, time.perf_counter() - began)
                 metrics.write(row)
                 writer.write(_curves(row, log), self.iteration)
                 progress.update(row)
+                self._check_nonfinite(row)
                 if self.iteration % config.save_interval == 0 or self.iteration == total:
                     self.save()
             self.save()
@@ -160,7 +165,12 @@ class TrainingRun:
 
     def _open_run_dir(self) -> MetricsFile:
         """Writes what is known before the first iteration; rows and checkpoints after the resumed one are cut."""
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            if self.forked_from is not None:
+                shutil.copy(self.forked_from / "metrics.csv", self.run_dir)
+        except OSError as error:
+            raise RunError(f"cannot write to run_dir {self.run_dir}: {error}; give one that can be written") from error
         metrics = MetricsFile(self.run_dir / "metrics.csv", keep_until=self.iteration)
         checkpoints.discard_after(self.run_dir, self.iteration)
         write_atomic(self.run_dir / "config.yaml", yaml.safe_dump(to_dict(self.config), sort_keys=False))
@@ -203,14 +213,21 @@ class TrainingRun:
         columns = {name: row[name] for name in COLUMNS}
         return columns | losses | {"learning_rate": self.alg.learning_rate, "action_std": std}
 
-    def _check_environments(self, count: float) -> None:
-        share, allowed = count / self.env.num_envs, self.config.learner.max_nonfinite_share
-        if share > allowed:
-            self.save()
-            raise RunError(
-                f"{count} of {self.env.num_envs} environments gave NaN or Inf in iteration {self.iteration + 1}; "
-                f"allowed: learner.max_nonfinite_share={allowed}; the state before it is in {self.run_dir}"
-            )
+    def _check_nonfinite(self, row: Row) -> None:
+        """Stops with a saved state if too much was contained: environments, or plans that fell back to the prior's."""
+        allowed = self.config.learner.max_nonfinite_share
+        plans = self.env.num_envs * (self.config.learner.num_steps_per_env or 0)
+        counts = {
+            "environments gave NaN or Inf": (row["nonfinite_envs"] or 0, self.env.num_envs),
+            "plans failed": (row.get("solver_failures") or 0, plans),
+        }
+        for what, (count, total) in counts.items():
+            if count > allowed * total:
+                self.save()
+                raise RunError(
+                    f"{count:.0f} of {total} {what} in iteration {self.iteration}; allowed: a share of "
+                    f"learner.max_nonfinite_share={allowed}; the state is saved in {self.run_dir}"
+                )
 
     def _check_losses(self, losses: dict[str, float]) -> None:
         bad = [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]

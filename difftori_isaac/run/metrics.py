@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -16,6 +17,9 @@ from difftori_isaac.run.errors import RunError
 
 WINDOW = 100
 """Finished episodes over which the mean return is taken, as in rsl_rl."""
+
+WANDB_TIMEOUT_S = 30
+"""How long to wait for the wandb server before logging offline [s]."""
 
 COLUMNS = (
     "iteration",
@@ -60,14 +64,14 @@ class EpisodeStatistics:
             extras: The environment's extras.
         """
         done = dones.bool()
-        self._returns += rewards
-        self._lengths += 1
+        self._returns = self._returns + rewards
+        self._lengths = self._lengths + 1
         self._steps.append(torch.stack((done.float(), self._returns, self._lengths)))
         self._returns = torch.where(done, 0.0, self._returns)
         self._lengths = torch.where(done, 0.0, self._lengths)
         self._logs.append((done.sum(), self._success_rate(extras), dict(extras.get("log", {}))))
         if (mask := extras.get("nonfinite")) is not None:
-            self.nonfinite |= mask
+            self.nonfinite = self.nonfinite | mask
 
     def summary(self) -> tuple[Row, dict[str, float]]:
         """Statistics of the steps since the last call: columns of metrics.csv, and means of the environment's own log.
@@ -92,7 +96,7 @@ class EpisodeStatistics:
             row["success_rate"] = means.pop("success_rate", None)
         row["nonfinite_envs"] = int(self.nonfinite.sum())
         self._steps, self._logs = [], []
-        self.nonfinite.zero_()
+        self.nonfinite = torch.zeros_like(self.nonfinite)
         return row, means
 
     def state_dict(self) -> dict[str, Any]:
@@ -196,20 +200,21 @@ class WandbWriter:
             "project": settings.project,
             "entity": settings.entity,
             "name": settings.name or run_dir.name,
-            "id": run_dir.name,
+            "id": re.sub(r"[^\w-]", "-", f"{config.task}-{config.policy}-{run_dir.name}"),
             "resume": "allow",
             "dir": str(run_dir),
             "config": to_dict(config),
         }
         self._errors = (wandb.Error, OSError)
         try:
-            self._run = wandb.init(mode=settings.mode, settings=wandb.Settings(init_timeout=30), **options)
+            self._run = wandb.init(mode=settings.mode, settings=wandb.Settings(init_timeout=WANDB_TIMEOUT_S), **options)
         except self._errors as error:
             warnings.warn(
                 f"wandb cannot be reached ({str(error).splitlines()[0]}); logging offline to {run_dir / 'wandb'}, "
                 "send it later with `wandb sync`",
                 stacklevel=2,
             )
+            wandb.teardown()  # lets go of the run's id
             self._run = wandb.init(mode="offline", **options)
 
     def write(self, values: Mapping[str, float], iteration: int) -> None:

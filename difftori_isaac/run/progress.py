@@ -101,8 +101,9 @@ class Progress:
 
 
 def losses(row: Row) -> Row:
-    """The learner's own numbers in a row, without the solver statistics."""
-    return {name: value for name, value in row.items() if name not in COLUMNS and name not in SOLVER}
+    """The learner's own numbers in a row that are worth a glance; metrics.csv has all of them."""
+    hidden = (*COLUMNS, *SOLVER)
+    return {key: value for key, value in row.items() if key not in hidden and not key.startswith(("grad_", "update_"))}
 
 
 def solver_text(row: Mapping[str, float | None]) -> str:

@@ -45,18 +45,14 @@ def configure[C: RolloutConfig](schema: type[C], overrides: Overrides) -> tuple[
 
     What the policy was trained with is taken from the checkpoint, then what the user gave.
     """
-    config = None
-    if overrides.get("task") is not None:
-        config = compose(schema, overrides)
-        task = build.resolve_task_name(config.task)
-    else:
-        task = None
-    policy = str(overrides.get("policy") or schema.policy)
+    policy = overrides.get("policy") or schema.policy
     if policy in ("random", "zero"):
-        config = config or compose(schema, overrides)
-        return replace(config, task=task or config.task, device=build.resolve_device(config.device)), None
+        return _resolved(compose(schema, overrides)), None
+    compose(schema, overrides, {"task": "any"})  # bad values are refused before anything is looked for
+    task = overrides.get("task")
+    task = None if task is None else build.resolve_task_name(task)
     path = locate.find_checkpoint(
-        str(overrides.get("checkpoint") or schema.checkpoint),
+        overrides.get("checkpoint") or schema.checkpoint,
         run_dir=overrides.get("run_dir"),
         task=task,
         policy=policy,
@@ -67,9 +63,11 @@ def configure[C: RolloutConfig](schema: type[C], overrides: Overrides) -> tuple[
     for key, asked in (("task", task), ("policy", overrides.get("policy"))):
         if asked is not None and asked != saved[key]:
             raise ConfigError(f"{key} is {asked}, but {path} was trained with {saved[key]}; leave {key}= out")
-    config = compose(schema, overrides, saved)
-    config = replace(config, task=build.resolve_task_name(config.task), device=build.resolve_device(config.device))
-    return config, Origin(checkpoint, path)
+    return _resolved(compose(schema, overrides, saved)), Origin(checkpoint, path)
+
+
+def _resolved[C: RolloutConfig](config: C) -> C:
+    return replace(config, task=build.resolve_task_name(config.task), device=build.resolve_device(config.device))
 
 
 def make_policy(config: RolloutConfig, env: IsaacLabVecEnv, origin: Origin | None) -> Policy:

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import random
+import resource
+import signal
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from difftori_isaac.run import checkpoint as checkpoints
+from difftori_isaac.run.errors import ConfigError, RunError
+
+
+def same(first, second) -> bool:
+    if isinstance(first, torch.Tensor):
+        return first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
+def test_what_is_read_is_what_was_written(tmp_path: Path, make_checkpoint):
+    saved = make_checkpoint(3)
+    loaded = checkpoints.load(checkpoints.save(saved, tmp_path, keep=3, best=True))
+    for field in fields(saved):
+        assert same(getattr(saved, field.name), getattr(loaded, field.name)), field.name
+
+
+def test_random_numbers_go_on_where_they_were():
+    def draw():
+        return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()
+
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)
+    draw()
+    state = checkpoints.rng_state()
+    expected = draw()
+    torch.manual_seed(2), np.random.seed(2), random.seed(2)
+    checkpoints.set_rng_state(state)
+    assert draw() == expected
+
+
+def test_last_k_and_best_are_kept(tmp_path: Path, make_checkpoint):
+    for iteration in range(1, 6):
+        checkpoints.save(make_checkpoint(iteration), tmp_path, keep=2, best=iteration == 2)
+    names = sorted(path.name for path in checkpoints.folder(tmp_path).iterdir())
+    assert names == ["best.pt", "checkpoint_0000004.pt", "checkpoint_0000005.pt"]
+    assert checkpoints.load(checkpoints.find(tmp_path, "best")).iteration == 2
+    assert checkpoints.load(checkpoints.find(tmp_path, "latest")).iteration == 5
+
+
+def test_later_checkpoints_and_half_written_files_are_discarded(tmp_path: Path, make_checkpoint):
+    for iteration in (1, 2, 3):
+        checkpoints.save(make_checkpoint(iteration), tmp_path, keep=9, best=False)
+    (checkpoints.folder(tmp_path) / "checkpoint_0000004.tmp").write_bytes(b"half")
+    checkpoints.discard_after(tmp_path, 2)
+    names = sorted(path.name for path in checkpoints.folder(tmp_path).iterdir())
+    assert names == ["checkpoint_0000001.pt", "checkpoint_0000002.pt"]
+
+
+def damaged(data: bytes, way: str) -> bytes:
+    middle = len(data) // 2
+    return {
+        "truncated": data[:middle],
+        "without its end": data[:-1],
+        "empty": b"",
+        "one byte changed": data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :],
+        "head changed": data[:100] + bytes([data[100] ^ 0xFF]) + data[101:],
+        "text": b"not a checkpoint\n" * 50,
+    }[way]
+
+
+@pytest.mark.parametrize("way", ["truncated", "without its end", "empty", "one byte changed", "head changed", "text"])
+def test_damaged_file_is_refused(way: str, tmp_path: Path, make_checkpoint):
+    path = checkpoints.save(make_checkpoint(), tmp_path, keep=1, best=False)
+    path.write_bytes(damaged(path.read_bytes(), way))
+    with pytest.raises(ConfigError, match=str(path)) as error:
+        checkpoints.load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_every_byte_counts(tmp_path: Path, make_checkpoint):
+    """A changed byte is noticed, or it is one of the archive's own that nothing depends on."""
+    saved = make_checkpoint()
+    path = checkpoints.save(saved, tmp_path, keep=1, best=False)
+    data = path.read_bytes()
+    for position in range(0, len(data), len(data) // 97):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 0x01]) + data[position + 1 :])
+        try:
+            loaded = checkpoints.load(path)
+        except ConfigError:
+            continue
+        assert same(saved.learner, loaded.learner) and same(saved.rng, loaded.rng)
+
+
+def test_missing_and_foreign_files_are_refused(tmp_path: Path, make_checkpoint):
+    with pytest.raises(ConfigError, match="does not exist"):
+        checkpoints.load(tmp_path / "none.pt")
+    with pytest.raises(ConfigError, match="has no latest checkpoint"):
+        checkpoints.find(tmp_path, "latest")
+    foreign = tmp_path / "model_10.pt"
+    for content in ({"actor_state_dict": {}, "iter": 10, "infos": None}, [1, 2], torch.zeros(2)):
+        torch.save(content, foreign)
+        with pytest.raises(ConfigError, match="is not a checkpoint of difftori_isaac"):
+            checkpoints.load(foreign)
+    torch.save({"code": Path}, foreign)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        checkpoints.load(foreign)
+    torch.save({"format": checkpoints.FORMAT, "iteration": 1}, foreign)
+    with pytest.raises(ConfigError, match="of another version"):
+        checkpoints.load(foreign)
+
+
+def test_full_disk_leaves_earlier_checkpoints(tmp_path: Path, make_checkpoint):
+    first = checkpoints.save(make_checkpoint(1), tmp_path, keep=1, best=True)
+    before = first.read_bytes()
+    limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(RunError, match="earlier checkpoints are untouched"):
+            checkpoints.save(make_checkpoint(2), tmp_path, keep=1, best=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert sorted(path.name for path in checkpoints.folder(tmp_path).iterdir()) == ["best.pt", first.name]
+    assert first.read_bytes() == before
+    assert checkpoints.load(checkpoints.find(tmp_path, "best")).iteration == 1

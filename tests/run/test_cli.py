@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+from difftori_isaac.run import checkpoint as checkpoints
+from difftori_isaac.run import locate
+from difftori_isaac.run.cli import Command
+from difftori_isaac.run.config import RunConfig
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ("train", "play", "evaluate", "list_tasks", "plot")
+
+
+def run(script: str, *arguments: str) -> int:
+    """What the console script of this name does."""
+    return import_module(f"difftori_isaac.scripts.{script}").main(list(arguments))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_explains(script: str, capsys: pytest.CaptureFixture):
+    assert run(script, "--help") == 0
+    text = capsys.readouterr().out
+    assert f"usage: scripts/{script}.py key=value" in text and "examples:" in text
+
+
+def test_help_shows_every_key_with_its_current_value(capsys: pytest.CaptureFixture):
+    assert run("train", "-h", "task=Lift", "trajopt.horizon=9") == 0
+    text = capsys.readouterr().out
+    for part in (
+        "task=Lift",
+        "trajopt.horizon=9",
+        "Number of planned actions",
+        "wandb.mode=online",
+        "learner.gamma=null",
+    ):
+        assert part in text
+
+
+def test_scripts_run_as_files():
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "train.py"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: task is missing") and done.stderr.count("\n") == 1
+
+
+def one_line(capsys: pytest.CaptureFixture) -> str:
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and text.count("\n") == 1 and "Traceback" not in text
+    return text
+
+
+@pytest.fixture
+def run_dir(in_tmp_path: Path, make_checkpoint) -> Path:
+    """A run of another policy, with one good checkpoint."""
+    path = locate.runs_of("Cartpole", "mlp") / "first"
+    checkpoints.save(make_checkpoint(), path, keep=1, best=False)
+    return path
+
+
+TRAIN = {
+    "task=Cartpol": "Unknown task 'Cartpol'. Close matches: Cartpole",
+    "task=Cartpole trajopt.solver=ipopt": "trajopt.solver is 'ipopt'; allowed: gauss_newton, theseus",
+    "task=Cartpole trajopt.backward_mode=magic": "allowed: implicit, truncated, unroll",
+    "task=Cartpole trajopt.horizn=3": "did you mean trajopt.horizon",
+    "task=Cartpole num_envs=0": "num_envs is 0; allowed: an integer of at least 1",
+    "task=Cartpole run_dir=runs/Cartpole/mlp/first": "exists; allowed: a new directory, or resume=latest",
+    "task=Cartpole resume=none.pt": "checkpoint none.pt does not exist",
+    "task=Cartpole resume=truncated.pt": "checkpoint truncated.pt is truncated",
+    "task=Cartpole resume=foreign.pt": "foreign.pt is not a checkpoint of difftori_isaac",
+    "task=Cartpole resume=latest": "finds no run of task Cartpole with policy trajopt",
+    "task=Cartpole policy=mlp resume=best": "has no best checkpoint; its checkpoints: checkpoint_0000001.pt",
+    "resume=latest": "needs to know the run",
+    "resume=latest num_envs=0": "num_envs is 0",
+    "task=Lift resume=runs/Cartpole/mlp/first": "task is Lift, but",
+    "policy=trajopt resume=runs/Cartpole/mlp/first": "policy is trajopt, but",
+}
+
+
+@pytest.mark.parametrize("arguments", TRAIN)
+def test_bad_training_is_one_line(arguments: str, run_dir: Path, capsys: pytest.CaptureFixture):
+    whole = checkpoints.find(run_dir, "latest").read_bytes()
+    Path("truncated.pt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"iter": 1}, "foreign.pt")
+    assert run("train", *arguments.split()) == 2
+    assert TRAIN[arguments] in one_line(capsys)
+    assert sorted(path.name for path in run_dir.iterdir()) == ["checkpoints"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.parametrize("script", ["train", "play", "evaluate"])
+def test_cuda_without_cuda(script: str, in_tmp_path: Path, capsys: pytest.CaptureFixture):
+    policy = "policy=mlp" if script == "train" else "policy=zero"
+    assert run(script, "task=Cartpole", policy, "device=cuda:0") == 2
+    assert "device is cuda:0, but torch sees 0 CUDA devices; allowed here: auto, cpu" in one_line(capsys)
+
+
+@pytest.mark.parametrize("script", ["play", "evaluate"])
+def test_bad_rollout_is_one_line(script: str, run_dir: Path, capsys: pytest.CaptureFixture):
+    for arguments, message in {
+        "task=Cartpole": "finds no run of task Cartpole with policy trajopt",
+        "task=Nothing policy=zero": "Unknown task 'Nothing'",
+        "policy=zero": "task is missing",
+        "checkpoint=none.pt": "checkpoint none.pt does not exist",
+        "task=Reach checkpoint=runs/Cartpole/mlp/first": "task is Reach, but",
+        "task=Cartpole policy=best": "policy is 'best'; allowed: trajopt, mlp, random, zero",
+        "task=Cartpole num_envs=0": "num_envs is 0",
+        "resume=latest": "unknown key 'resume'",
+    }.items():
+        assert run(script, *arguments.split()) == 2
+        assert message in one_line(capsys)
+
+
+def test_bad_list_and_plot_are_one_line(run_dir: Path, capsys: pytest.CaptureFixture):
+    for script, arguments, message in (
+        ("list_tasks", "filter=nowhere", "fits none of"),
+        ("plot", "runs=nowhere/*", "no directory has a metrics.csv"),
+        ("plot", "", "runs is missing"),
+    ):
+        assert run(script, *arguments.split()) == 2
+        assert message in one_line(capsys)
+
+
+def test_list_tasks(capsys: pytest.CaptureFixture):
+    assert run("list_tasks") == 0
+    text = capsys.readouterr().out
+    assert "Lift" in text and "DiffTori-Lift-Franka" in text and "Isaac-Ant-Direct" in text
+
+
+def interrupt(overrides):
+    signal.raise_signal(signal.SIGINT)
+
+
+def terminate(overrides):
+    signal.raise_signal(signal.SIGTERM)
+
+
+def test_signals_before_anything_can_be_saved(capsys: pytest.CaptureFixture):
+    for action, word in ((interrupt, "interrupted"), (terminate, "terminated")):
+        command = Command(name="x.py", summary="", schema=RunConfig, run=f"{__name__}:{action.__name__}")
+        sys.modules.setdefault(__name__, sys.modules[action.__module__])
+        assert command([]) == 130
+        assert capsys.readouterr().err == f"{word}: nothing was saved\n"
+
+
+def test_traceback_on_request(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ValueError, match="num_envs is 0"):
+        run("train", "task=Cartpole", "num_envs=0")

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pytest
+
+from difftori_isaac.run.compose import compose, compose_values, parse
+from difftori_isaac.run.config import EvaluateConfig, PlayConfig, TrainConfig, leaf_keys, to_dict, validate
+from difftori_isaac.run.errors import ConfigError
+
+
+def make(*arguments: str, layers: tuple = (), schema: type = TrainConfig):
+    return compose(schema, parse(arguments, schema), *layers)
+
+
+def test_defaults_are_the_dataclasses():
+    config = make("task=Cartpole")
+    assert config == TrainConfig(task="Cartpole")
+    assert validate(TrainConfig, to_dict(config)) == config
+
+
+def test_user_wins_over_task_wins_over_defaults():
+    layer = {"num_envs": 8, "trajopt": {"horizon": 7, "iterations": 9}}
+    config = make("task=Cartpole", "trajopt.horizon=5", layers=(layer,))
+    assert (config.num_envs, config.trajopt.horizon, config.trajopt.iterations) == (8, 5, 9)
+
+
+def test_last_of_two_values_wins():
+    assert make("task=A", "seed=1", "seed=2").seed == 2
+
+
+def test_groups_choose_variants():
+    assert make("task=A", "policy=mlp", "learner=ppo", "world_model=latent").policy == "mlp"
+
+
+def test_values_keep_their_types():
+    config = make(
+        "task=A",
+        "learner.actor_hidden_dims=[64,32]",
+        "learner.gamma=1",
+        "run_dir=2024",
+        "wandb={mode: offline}",
+        "seed=1e3",
+    )
+    assert config.learner.actor_hidden_dims == (64, 32)
+    assert config.learner.gamma == 1.0 and isinstance(config.learner.gamma, float)
+    assert (config.run_dir, config.wandb.mode, config.seed) == ("2024", "offline", 1000)
+
+
+def test_interpolation():
+    assert make("task=A", "seed=3", "max_iterations=${seed}").max_iterations == 3
+
+
+def test_isaac_lab_overrides_pass_through_and_the_last_wins():
+    saved = {"env_overrides": ["env.sim.dt=0.01", "physics=newton_mjwarp"]}
+    config = make("task=A", "env.sim.dt=0.02", "presets=a,b", "env.x='[1,2]'", layers=(saved,))
+    assert config.env_overrides == ("env.sim.dt=0.02", "physics=newton_mjwarp", "presets=a,b", "env.x='[1,2]'")
+
+
+def test_missing_value_is_shown_in_help_but_not_accepted():
+    assert compose_values(TrainConfig, parse([], TrainConfig))["task"] == "???"
+    with pytest.raises(ConfigError, match=r"^task is missing; give task=<value>"):
+        make("seed=1")
+
+
+def test_every_key_has_a_default_and_inherited_keys_their_description():
+    keys = leaf_keys(PlayConfig)
+    assert keys["num_envs"].startswith("Parallel environments; null is 16")
+    assert keys["device"].startswith("auto")
+    assert keys["policy"].endswith("[trajopt|mlp|random|zero]")
+    assert "trajopt.solver" in keys
+
+
+BAD = {
+    "Lift": "'Lift' is not an override; allowed: key=value",
+    "--num_envs": "'--num_envs' is not an override; allowed: key=value, for example num_envs=<value>",
+    "--task=Lift": "for example task=<value>",
+    "=3": "is not an override",
+    "trajopt.horizn=3": "unknown key 'trajopt.horizn'; did you mean trajopt.horizon",
+    "horizon=3": "did you mean trajopt.horizon or learner.model_losses.horizon",
+    "agent.max_iterations=3": "did you mean max_iterations",
+    "learning_rate=1": "did you mean learner.learning_rate",
+    "env=3": "env.<key>=<value>",
+    "xyz=1": "allowed: device, env_overrides",
+    "trajopt={foo: 1}": "unknown key 'trajopt.foo'",
+    "seed=1,2": "is a sweep",
+    "seed=range(1,3)": "is a sweep",
+    "+seed=1": "adds or deletes",
+    "~seed=1": "adds or deletes",
+    "run_dir=a(b)": "cannot be read",
+    "policy=foo": "policy is 'foo'; allowed: mlp, trajopt",
+    "learner=sac": "learner is 'sac'; allowed: ppo",
+    "trajopt.solver=ipopt": "trajopt.solver is 'ipopt'; allowed: gauss_newton, theseus",
+    "trajopt.backward_mode=x": "trajopt.backward_mode is 'x'; allowed: implicit, truncated, unroll",
+    "trajopt.horizon=0": "trajopt.horizon is 0; allowed: an integer of at least 1",
+    "trajopt.discount=nan": "trajopt.discount is nan; allowed: a finite number",
+    "trajopt.horizon=long": "trajopt.horizon is 'long'; allowed: an integer",
+    "trajopt=3": "trajopt is 3; allowed: keys of its own",
+    "world_model.activation=sin": "world_model.activation is 'sin'; allowed: ",
+    "learner.actor_hidden_dims=64": "learner.actor_hidden_dims is 64; allowed: a list",
+    "learner.obs_normalization=maybe": "allowed: true or false",
+    "num_envs=0": "num_envs is 0; allowed: an integer of at least 1",
+    "num_envs=2.5": "num_envs is 2.5; allowed: an integer",
+    "num_envs=true": "num_envs is 'true'; allowed: an integer",
+    "max_iterations=-1": "max_iterations is -1; allowed: an integer of at least 1",
+    "save_interval=0": "save_interval is 0",
+    "keep_checkpoints=0": "keep_checkpoints is 0",
+    "seed=-1": "seed is -1; allowed: an integer of at least 0",
+    "seed=null": "seed is null; allowed: an integer",
+    "seed=${foo}": "Interpolation key 'foo' not found",
+    "device=gpu": "device is 'gpu'; allowed: auto, cpu, cuda:N",
+    "logger=csv": "logger is 'csv'; allowed: tensorboard, wandb, none",
+    "wandb.mode=on": "wandb.mode is 'on'; allowed: online, offline, disabled",
+    "run_dir=": "run_dir is ''; allowed: a text that is not empty",
+    "env_overrides=3": "env_overrides is 3; allowed: a list",
+}
+
+
+@pytest.mark.parametrize("argument", BAD)
+def test_bad_input_is_one_line_that_names_the_value(argument: str):
+    with pytest.raises(ConfigError) as error:
+        make("task=Cartpole", argument)
+    assert BAD[argument] in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_keys_of_other_scripts_are_unknown():
+    with pytest.raises(ConfigError, match="unknown key 'max_iterations'"):
+        make("task=A", "max_iterations=3", schema=EvaluateConfig)

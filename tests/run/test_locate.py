@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from difftori_isaac.run import checkpoint as checkpoints
+from difftori_isaac.run import locate
+from difftori_isaac.run.errors import ConfigError
+
+
+def find(which: str, **given) -> Path:
+    return locate.find_checkpoint(
+        which, **({"run_dir": None, "task": "Cartpole", "policy": "mlp", "key": "resume"} | given)
+    )
+
+
+def test_latest_is_the_run_that_was_saved_last(in_tmp_path: Path, make_checkpoint):
+    runs = [locate.runs_of("Cartpole", "mlp") / name for name in ("b", "a")]
+    for age, run in enumerate(runs):
+        path = checkpoints.save(make_checkpoint(4), run, keep=1, best=True)
+        os.utime(path, (1e9 + age, 1e9 + age))
+    (locate.runs_of("Cartpole", "mlp") / "killed_before_it_saved").mkdir()
+    assert find("latest").parent.parent == runs[1]
+    assert find("best").name == "best.pt"
+    assert find("latest", run_dir=str(runs[0])).parent.parent == runs[0]
+    assert find(str(runs[0])) == find("latest", run_dir=str(runs[0]))
+    assert locate.run_dir_of(find("best")) == runs[1]
+
+
+def test_nothing_found(in_tmp_path: Path):
+    with pytest.raises(ConfigError, match="finds no run of task Cartpole with policy mlp"):
+        find("latest")
+    with pytest.raises(ConfigError, match="needs to know the run"):
+        find("latest", task=None)
+    with pytest.raises(ConfigError, match="run_dir nowhere does not exist"):
+        find("best", run_dir="nowhere")
+
+
+def test_new_run_dir(in_tmp_path: Path):
+    given = {"task": "pkg:Task/x", "policy": "mlp", "seed": 3}
+    path = locate.new_run_dir(None, **given)
+    assert path.parent == Path("runs/pkg_Task_x/mlp") and path.name.endswith("_seed3")
+    Path("empty").mkdir()
+    assert locate.new_run_dir("empty", **given) == Path("empty")
+    Path("full/checkpoints").mkdir(parents=True)
+    Path("file").touch()
+    for taken in ("full", "file"):
+        with pytest.raises(ConfigError, match=f"run_dir {taken} exists; allowed: a new directory, or resume=latest"):
+            locate.new_run_dir(taken, **given)

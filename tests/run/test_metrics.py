@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import statistics
+import warnings
+from collections import deque
+from pathlib import Path
+
+import pytest
+import torch
+
+from difftori_isaac.run import metrics
+from difftori_isaac.run.config import TrainConfig, WandbConfig
+from difftori_isaac.run.errors import RunError
+from difftori_isaac.run.metrics import (
+    COLUMNS,
+    EpisodeStatistics,
+    MetricsFile,
+    TensorBoardWriter,
+    make_writer,
+    read_metrics,
+)
+
+
+def no_success(extras):
+    return None
+
+
+def rsl_rl_window(rewards: torch.Tensor, dones: torch.Tensor) -> tuple[float, float]:
+    """rsl_rl's bookkeeping, step by step."""
+    returns, lengths = deque(maxlen=100), deque(maxlen=100)
+    total, length = torch.zeros(2, rewards.shape[1])
+    for reward, done in zip(rewards, dones, strict=True):
+        total, length = total + reward, length + 1
+        ended = done.nonzero().flatten()
+        returns.extend(total[ended].tolist())
+        lengths.extend(length[ended].tolist())
+        total[ended], length[ended] = 0, 0
+    return statistics.mean(returns), statistics.mean(lengths)
+
+
+def test_window_is_rsl_rls():
+    torch.manual_seed(0)
+    rewards, dones = torch.randn(60, 16), torch.rand(60, 16) < 0.15
+    episodes = EpisodeStatistics(16, "cpu", no_success)
+    for start in range(0, 60, 20):
+        with torch.inference_mode():
+            for step in range(start, start + 20):
+                episodes.step(rewards[step], dones[step].long(), {})
+        row, _ = episodes.summary()
+    expected = rsl_rl_window(rewards, dones)
+    assert (row["mean_return"], row["mean_episode_length"]) == pytest.approx(expected, rel=1e-5)
+    assert episodes.full
+
+
+def test_no_finished_episode_means_empty_cells():
+    episodes = EpisodeStatistics(2, "cpu", no_success)
+    episodes.step(torch.ones(2), torch.tensor([1, 0]), {})
+    episodes.summary()
+    episodes.step(torch.ones(2), torch.zeros(2), {})
+    row, log = episodes.summary()
+    assert row["mean_return"] is None and row["success_rate"] is None and log == {}
+
+
+def test_environment_log_is_weighted_by_ended_episodes():
+    episodes = EpisodeStatistics(4, "cpu", lambda extras: extras["log"].get("success_rate"))
+    for dones, rate in (([1, 1, 1, 0], 1.0), ([0, 0, 0, 1], 0.0), ([0, 0, 0, 0], 0.5)):
+        log = {"success_rate": rate, "Episode_Reward/lift": torch.tensor(rate)}
+        episodes.step(torch.zeros(4), torch.tensor(dones), {"log": log})
+    row, log = episodes.summary()
+    assert row["success_rate"] == 0.75
+    assert log == {"Episode_Reward/lift": 0.75}
+
+
+def test_nonfinite_environments_are_counted_once_per_iteration():
+    episodes = EpisodeStatistics(3, "cpu", no_success)
+    for mask in ([True, False, False], [True, True, False]):
+        with torch.inference_mode():
+            episodes.step(torch.zeros(3), torch.zeros(3), {"nonfinite": torch.tensor(mask)})
+    assert episodes.summary()[0]["nonfinite_envs"] == 2
+    episodes.step(torch.zeros(3), torch.zeros(3), {})
+    assert episodes.summary()[0]["nonfinite_envs"] == 0
+
+
+def test_window_survives():
+    first, second = (EpisodeStatistics(1, "cpu", no_success) for _ in range(2))
+    for value in (1.0, 3.0):
+        first.step(torch.tensor([value]), torch.ones(1), {})
+        first.summary()
+    second.load_state_dict(first.state_dict())
+    second.step(torch.tensor([5.0]), torch.ones(1), {})
+    assert second.summary()[0]["mean_return"] == 3.0
+
+
+def row(iteration: int, **more):
+    return dict.fromkeys(COLUMNS) | {"iteration": iteration, "mean_return": iteration / 3} | more
+
+
+def test_rows_after_the_resumed_iteration_are_cut(tmp_path: Path):
+    path = tmp_path / "metrics.csv"
+    file = MetricsFile(path, keep_until=0)
+    for iteration in range(1, 5):
+        file.write(row(iteration, value=0.1))
+    with path.open("a") as stream:
+        stream.write("5,0.12")  # killed while writing
+    file = MetricsFile(path, keep_until=2)
+    file.write(row(3, value=0.3, model_reward=0.5))
+    file.write(row(4, value=0.4, model_reward=0.6))
+    rows = read_metrics(path)
+    assert [item["iteration"] for item in rows] == ["1", "2", "3", "4"]
+    assert [item["model_reward"] for item in rows] == ["", "", "0.5", "0.6"]
+    assert rows[0]["success_rate"] == "" and float(rows[2]["mean_return"]) == 1.0
+
+
+def test_full_disk_is_one_line(tmp_path: Path):
+    file = MetricsFile(tmp_path / "metrics.csv", keep_until=0)
+    file.path = Path("/dev/full")
+    with pytest.raises(RunError, match="cannot write /dev/full: No space left on device"):
+        file.write(row(1))
+
+
+def test_tensorboard_goes_on_after_a_resume(tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start in (0, 1):
+        writer = TensorBoardWriter(tmp_path, start)
+        for iteration in (start + 1, start + 2):
+            writer.write({"train/mean_return": float(iteration)}, iteration)
+        writer.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/mean_return")] == [1, 2, 3]
+
+
+def test_unreachable_wandb_does_not_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setattr(metrics, "WANDB_TIMEOUT_S", 3)
+    config = TrainConfig(task="Cartpole", logger="wandb", wandb=WandbConfig(mode="online"))
+    with pytest.warns(UserWarning, match="wandb cannot be reached .* logging offline to"):
+        writer = make_writer(config, tmp_path, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        writer.write({"train/mean_return": 1.0}, 1)
+        writer.close()
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from difftori_isaac.run.errors import ConfigError
+from difftori_isaac.run.evaluate import summary
+from difftori_isaac.run.plot import mean_curve, read_curve
+from difftori_isaac.scripts.plot import main
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for seed, policy in enumerate(("mlp", "mlp", "trajopt")):
+        path = tmp_path / policy / str(seed)
+        path.mkdir(parents=True)
+        (path / "config.yaml").write_text(f"task: Cartpole\npolicy: {policy}\ntrajopt: {{solver: theseus}}\n")
+        lines = ["iteration,env_steps,mean_return", "1,16,", *(f"{i},{16 * i},{i + seed}" for i in range(2, 5)), "5,8"]
+        (path / "metrics.csv").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_empty_cells_and_torn_rows_are_left_out(runs: Path):
+    xs, ys = read_curve(runs / "mlp" / "1", "env_steps", "mean_return")
+    assert xs.tolist() == [32, 48, 64] and ys.tolist() == [3, 4, 5]
+
+
+def test_mean_and_interval():
+    grid = np.array([0.0, 1.0, 2.0])
+    xs, mean, half = mean_curve([(grid, grid), (grid, grid + 2), (grid[:2], grid[:2] + 4)])
+    assert xs.tolist() == [0, 1] and mean.tolist() == [2, 3]
+    assert half == pytest.approx(4.302653 * 2 / 3**0.5)
+    assert mean_curve([(grid, grid)])[2].tolist() == [0, 0, 0]
+
+
+def test_picture(runs: Path, capsys: pytest.CaptureFixture):
+    picture = runs / "new" / "curves.png"
+    for label in ("policy", "trajopt.solver"):
+        assert main([f"runs={runs}/*/*", f"output={picture}", f"label={label}"]) == 0
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    assert main([f"runs=[{runs}/mlp/0,{runs}/trajopt/2]", f"output={picture}"]) == 0
+    assert "2 runs of mlp, trajopt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["y=succes"], "has no column 'succes'; allowed: iteration, env_steps, mean_return"),
+        (["label=solver"], "label is solver, which"),
+        (["output=/dev/null/x.png"], "cannot write /dev/null/x.png"),
+    ],
+)
+def test_bad_input(arguments: list[str], message: str, runs: Path, capsys: pytest.CaptureFixture):
+    assert main([f"runs={runs}/*/*", *arguments]) != 0
+    text = capsys.readouterr().err
+    assert message in text and text.count("\n") == 1
+
+
+def test_empty_column(runs: Path):
+    (runs / "mlp" / "0" / "metrics.csv").write_text("iteration,env_steps,mean_return\n1,16,\n")
+    with pytest.raises(ConfigError, match="is empty"):
+        read_curve(runs / "mlp" / "0", "env_steps", "mean_return")
+
+
+def test_summary():
+    assert summary([1.0]) == {"mean": 1.0, "std": None, "interval_95": None}
+    result = summary([1.0, 2.0, 3.0])
+    assert (result["mean"], result["std"]) == (2.0, 1.0)
+    assert result["interval_95"] == pytest.approx([2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5])
