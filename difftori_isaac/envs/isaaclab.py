@@ -191,13 +191,11 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper):
             extras["final_obs"] = _replace_rows(final_obs, nonfinite_final, final_obs.apply(torch.zeros_like))
         if nonfinite.any():
             obs = _replace_rows(obs, nonfinite, self._restart(nonfinite))
-            rewards = rewards.masked_fill(nonfinite, 0.0)
-            dones = dones.masked_fill(nonfinite, 1)
-            if "time_outs" in extras:
-                extras["time_outs"] = extras["time_outs"] & ~nonfinite
             env.obs_buf = obs.to_dict()
+        if "time_outs" in extras:
+            extras["time_outs"] = extras["time_outs"] & ~nonfinite
         extras["nonfinite"] = nonfinite
-        return obs, rewards, dones, extras
+        return obs, rewards.masked_fill(nonfinite, 0.0), dones.masked_fill(nonfinite, 1), extras
 
     def success_rate(self, extras: Mapping[str, Any]) -> float | None:
         """Returns the share of successes among the episodes that ended in a step; None if it has no such metric."""

@@ -1,0 +1,153 @@
+"""The wrapper around real environments: direct workflow (cart-pole) and manager-based workflow (lift)."""
+
+from contextlib import closing
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from difftori_isaac.envs.isaaclab import IsaacLabVecEnv, VideoRequest, make_env
+
+pytestmark = pytest.mark.sim
+
+NUM_ENVS, STEPS, SPOILT_ENV, SPOILT_STEP = 6, 12, 2, 5
+OTHERS = [env for env in range(NUM_ENVS) if env != SPOILT_ENV]
+
+
+class Rollout(NamedTuple):
+    obs: torch.Tensor
+    rewards: torch.Tensor
+    dones: torch.Tensor
+    nonfinite: torch.Tensor
+    logged: list[bool]
+
+
+def roll_out(task: str, *, seed: int = 0, spoil=None) -> Rollout:
+    """Takes STEPS random steps; `spoil(env, actions)` may do harm before step SPOILT_STEP."""
+    generator = torch.Generator().manual_seed(1)
+    steps = []
+    with closing(make_env(task, num_envs=NUM_ENVS, device="cpu", seed=seed)) as env:
+        for step in range(STEPS):
+            actions = torch.randn(NUM_ENVS, env.num_actions, generator=generator)
+            if spoil is not None and step == SPOILT_STEP:
+                spoil(env, actions)
+            obs, rewards, dones, extras = env.step(actions)
+            assert torch.equal(env.get_observations()["policy"], obs["policy"])
+            assert not extras["time_outs"].any()
+            steps.append((obs["policy"], rewards, dones, extras["nonfinite"], bool(extras["log"])))
+    *tensors, logged = zip(*steps, strict=True)
+    return Rollout(*map(torch.stack, tensors), list(logged))
+
+
+def _joint_velocity(value: float):
+    def spoil(env: IsaacLabVecEnv, actions: torch.Tensor) -> None:
+        robot = next(iter(env.unwrapped.scene.articulations.values()))
+        velocity = torch.full((1, robot.num_joints), value)
+        robot.write_joint_velocity_to_sim_index(velocity=velocity, env_ids=torch.tensor([SPOILT_ENV]).int())
+
+    return spoil
+
+
+def _object_pose(env: IsaacLabVecEnv, actions: torch.Tensor) -> None:
+    pose = torch.full((1, 7), torch.nan)
+    env.unwrapped.scene["object"].write_root_pose_to_sim_index(root_pose=pose, env_ids=torch.tensor([SPOILT_ENV]).int())
+
+
+def _action(env: IsaacLabVecEnv, actions: torch.Tensor) -> None:
+    actions[SPOILT_ENV] = torch.nan
+
+
+@pytest.fixture(scope="module")
+def healthy() -> dict[str, Rollout]:
+    return {task: roll_out(task) for task in ("Cartpole", "Lift")}
+
+
+@pytest.mark.parametrize(
+    ("task", "spoil"),
+    [
+        pytest.param("Cartpole", _joint_velocity(torch.nan), id="cartpole-nan-velocity"),
+        pytest.param("Cartpole", _joint_velocity(torch.inf), id="cartpole-inf-velocity"),
+        pytest.param("Cartpole", _action, id="cartpole-nan-action"),
+        pytest.param("Lift", _joint_velocity(torch.nan), id="lift-nan-velocity"),
+        pytest.param("Lift", _object_pose, id="lift-nan-object"),
+        pytest.param("Lift", _action, id="lift-nan-action"),
+    ],
+)
+def test_nan_stays_in_its_environment(healthy, task, spoil):
+    rollout = roll_out(task, spoil=spoil)
+    expected = torch.zeros(STEPS, NUM_ENVS, dtype=torch.bool)
+    expected[SPOILT_STEP, SPOILT_ENV] = True
+    assert torch.equal(rollout.nonfinite, expected)
+    assert torch.equal(rollout.dones, expected.long())
+    assert rollout.rewards[SPOILT_STEP, SPOILT_ENV] == 0.0
+    assert rollout.obs.isfinite().all()
+    assert rollout.rewards.isfinite().all()
+    # the neighbours do not notice, and the restart is no statistic
+    assert torch.equal(rollout.obs[:, OTHERS], healthy[task].obs[:, OTHERS])
+    assert torch.equal(rollout.rewards[:, OTHERS], healthy[task].rewards[:, OTHERS])
+    assert rollout.logged == healthy[task].logged
+    # the environment moves on from a new initial state
+    after = rollout.obs[SPOILT_STEP:, SPOILT_ENV]
+    assert not torch.equal(after[0], torch.zeros_like(after[0]))
+    assert (after.diff(dim=0).abs().amax(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize("task", ["Cartpole", "Lift"])
+def test_the_seed_decides(healthy, task):
+    again, other = roll_out(task), roll_out(task, seed=1)
+    assert torch.equal(again.obs, healthy[task].obs)
+    assert torch.equal(again.rewards, healthy[task].rewards)
+    assert not torch.equal(other.obs, healthy[task].obs)
+
+
+def test_episodes_end_together_and_are_reported_once():
+    overrides = ["env.episode_length_s=0.5", "env.max_cart_pos=100.0"]
+    with closing(make_env("Cartpole", num_envs=4, device="cpu", seed=0, overrides=overrides)) as env:
+        assert env.max_episode_length == 30
+        actions = torch.zeros(4, 1, requires_grad=True)
+        for step in range(1, 62):
+            obs, _, dones, extras = env.step(actions)
+            assert not obs["policy"].requires_grad
+            ended = step % 30 == 0
+            assert dones.tolist() == [int(ended)] * 4
+            assert extras["time_outs"].tolist() == [ended] * 4
+            assert ("final_obs" in extras) == ended
+            assert env.success_rate(extras) == (1.0 if ended else None)
+            if ended:
+                assert extras["final_obs"]["policy"].shape == (4, 4)
+                assert not torch.equal(extras["final_obs"]["policy"], obs["policy"])
+
+
+def test_curriculum_continues_from_a_saved_state():
+    with closing(make_env("Lift", num_envs=2, device="cpu", seed=0)) as env:
+        rewards = env.unwrapped.reward_manager
+        env.step(torch.zeros(2, 8))
+        state = env.state_dict()
+        assert state["common_step_counter"] == 1
+        assert rewards.get_term_cfg("action_rate").weight == pytest.approx(-1e-4)
+        env.load_state_dict(state | {"common_step_counter": 10_001})
+        assert env.unwrapped.common_step_counter == 10_001
+        assert rewards.get_term_cfg("action_rate").weight == pytest.approx(-1e-1)
+
+
+def test_frames_are_drawn():
+    video = VideoRequest(width=64, height=48)
+    with closing(make_env("Cartpole", num_envs=2, device="cpu", seed=0, video=video)) as env:
+        frames = []
+        for _ in range(2):
+            for _ in range(10):
+                env.step(torch.ones(2, 1))
+            frames.append(env.render_frame())
+    assert frames[0].shape == (48, 64, 3)
+    assert frames[0].dtype == np.uint8
+    assert len(np.unique(frames[0].reshape(-1, 3), axis=0)) > 3
+    assert not np.array_equal(*frames)
+
+
+def test_frames_need_a_video_request():
+    with (
+        closing(make_env("Cartpole", num_envs=1, device="cpu", seed=0)) as env,
+        pytest.raises(RuntimeError, match="pass video=VideoRequest"),
+    ):
+        env.render_frame()
