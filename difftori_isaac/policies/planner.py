@@ -28,13 +28,14 @@ class TrajOptPlanner(nn.Module):
     def plan(self, obs: torch.Tensor) -> TrajOptSolution:
         """Plans for flat observations, shape (num_envs, obs_dim)."""
         z0 = self.world_model.encode(obs)
-        return self.layer(self.world_model, z0, self.world_model.prior_plan(z0, self.layer.config.horizon))
+        prior = self.world_model.prior_plan(z0, self.layer.config.horizon)
+        solution = self.layer(self.world_model, z0, prior)
+        self.statistics.add(solution, prior)
+        return solution
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """First planned actions, shape (num_envs, action_dim)."""
-        solution = self.plan(obs)
-        self.statistics.add(solution, updating=torch.is_grad_enabled() and not torch.is_inference_mode_enabled())
-        return solution.action
+        return self.plan(obs).action
 
 
 class SolverStatistics:
@@ -43,21 +44,28 @@ class SolverStatistics:
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = {}
 
-    def add(self, solution: TrajOptSolution, *, updating: bool) -> None:
-        """Count the solves of one batch."""
-        converged, iterations, failed = solution.converged.sum(), solution.iterations.sum(), solution.failed.sum()
-        count = torch.full_like(failed, solution.failed.numel())
-        sums = torch.stack((count, converged, iterations, failed)).detach()
-        name = "update_solver" if updating else "solver"
-        self._sums[name] = self._sums[name] + sums if name in self._sums else sums
+    @torch.no_grad()
+    def add(self, solution: TrajOptSolution, prior: torch.Tensor) -> None:
+        """Count the solves of one batch, whose prior plans have the shape of ``solution.actions``."""
+        shift = (solution.action - prior[:, 0]).abs().mean(dim=1).masked_fill(solution.failed, 0.0)
+        rows = torch.stack(
+            (torch.ones_like(shift), solution.converged, solution.iterations, solution.failed, shift), dim=1
+        )
+        name = "update_solver" if solution.actions.requires_grad else "solver"
+        self._sums[name] = self._sums.get(name, 0.0) + rows.sum(dim=0)
 
     def pop(self) -> dict[str, float]:
-        """Converged share, mean accepted iterations and failures since the last call."""
+        """Converged share, mean accepted iterations and failures of executed plans and of updates since the last call.
+
+        ``plan_shift`` is the mean distance of an executed action from its prior, in the units of the action.
+        """
         result: dict[str, float] = {}
         for name, sums in self._sums.items():
-            count, converged, iterations, failed = sums.tolist()
+            count, converged, iterations, failed, shift = sums.tolist()
             result[f"{name}_converged"] = converged / count
             result[f"{name}_iterations"] = iterations / count
             result[f"{name}_failures"] = failed
+            if name == "solver":
+                result["plan_shift"] = shift / count
         self._sums = {}
         return result

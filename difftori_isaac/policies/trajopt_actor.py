@@ -6,6 +6,7 @@ from typing import Any
 
 from rsl_rl.models import MLPModel
 from tensordict import TensorDict
+from torch import nn
 
 from difftori_isaac.policies.planner import TrajOptPlanner
 from difftori_isaac.trajopt.config import TrajOptConfig
@@ -63,6 +64,14 @@ class TrajOptActor(MLPModel):
             trajopt if isinstance(trajopt, TrajOptConfig) else TrajOptConfig(**(trajopt or {})),
             world_model if isinstance(world_model, WorldModelConfig) else WorldModelConfig(**(world_model or {})),
         )
+
+    def as_jit(self) -> nn.Module:
+        """Not available: see :meth:`as_onnx`."""
+        raise NotImplementedError("a trajectory optimizer cannot be exported to TorchScript yet; save its checkpoint")
+
+    def as_onnx(self, verbose: bool) -> nn.Module:
+        """Not available: the planner's iterations are not traceable yet."""
+        raise NotImplementedError("a trajectory optimizer cannot be exported to ONNX yet; save its checkpoint")
 
     @property
     def planner(self) -> TrajOptPlanner:

@@ -1,0 +1,26 @@
+"""PPO settings: the user's, the task's, the defaults."""
+
+from __future__ import annotations
+
+from difftori_isaac.learners.config import PPOConfig
+
+
+def test_the_user_comes_before_the_task_and_the_task_before_the_defaults():
+    task = {
+        "num_steps_per_env": 16,
+        "actor": {"hidden_dims": [32, 32], "activation": "tanh", "distribution_cfg": {"init_std": 0.3}},
+        "critic": {"hidden_dims": [64]},
+        "algorithm": {"gamma": 0.5, "lam": 0.6, "desired_kl": 0.02},
+        "obs_groups": {"actor": ["policy"], "critic": ["privileged"]},
+    }
+    filled = PPOConfig(gamma=0.9, critic_hidden_dims=(8,)).filled_from(task)
+    assert (filled.gamma, filled.lam, filled.desired_kl) == (0.9, 0.6, 0.02)
+    assert (filled.num_steps_per_env, filled.init_std, filled.activation) == (16, 0.3, "tanh")
+    assert (filled.actor_hidden_dims, filled.critic_hidden_dims) == ((32, 32), (8,))
+    assert filled.obs_groups == {"actor": ["policy"], "critic": ["privileged"]}
+    assert (filled.clip_param, filled.schedule) == (0.2, "adaptive")
+
+
+def test_a_task_without_settings_gets_defaults():
+    filled = PPOConfig().filled_from({})
+    assert all(value is not None for name, value in vars(filled).items() if name != "obs_groups")

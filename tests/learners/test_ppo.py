@@ -1,0 +1,92 @@
+"""PPO through the plan on the real cart-pole."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from rsl_rl.algorithms import PPO
+from rsl_rl.models import MLPModel
+
+from difftori_isaac.envs.isaaclab import load_ppo_settings, make_env
+from difftori_isaac.learners.config import ModelLossConfig, PPOConfig
+from difftori_isaac.learners.ppo import TrajOptPPO, build_ppo
+from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.world_models.config import WorldModelConfig
+
+pytestmark = pytest.mark.sim
+TASK = "DiffTori-Cartpole-Direct"
+
+
+@pytest.fixture(scope="module")
+def env():
+    env = make_env(TASK, num_envs=8, device="cpu", seed=0)
+    yield env
+    env.close()
+
+
+def build(env, policy="trajopt", **model_losses):
+    torch.manual_seed(0)
+    learner = PPOConfig(model_losses=ModelLossConfig(**{"num_updates": 2, "batch_size": 32} | model_losses))
+    return build_ppo(
+        env,
+        policy=policy,
+        trajopt=TrajOptConfig(),
+        world_model=WorldModelConfig(latent_dim=8, encoder_hidden_dims=(16,)),
+        learner=learner.filled_from(load_ppo_settings(TASK)),
+        device="cpu",
+    )
+
+
+def collect(env, algorithm):
+    obs = env.get_observations()
+    with torch.inference_mode():
+        for _ in range(algorithm.storage.num_transitions_per_env):
+            obs, rewards, dones, extras = env.step(algorithm.act(obs))
+            algorithm.process_env_step(obs, rewards, dones, extras)
+        algorithm.compute_returns(obs)
+
+
+def test_an_update_trains_every_part_of_the_model(env):
+    algorithm = build(env)
+    before = {name: parameter.clone() for name, parameter in algorithm.world_model.named_parameters()}
+    collect(env, algorithm)
+    statistics = algorithm.update()
+    for name, parameter in algorithm.world_model.named_parameters():
+        assert parameter.isfinite().all() and not torch.equal(parameter, before[name]), name
+    for name in ("surrogate", "value", "model_consistency", "grad_dynamics", "solver_converged"):
+        assert torch.isfinite(torch.tensor(statistics[name])), name
+    assert statistics["grad_reward_head"] > 0 and statistics["grad_value_head"] > 0
+    assert statistics["solver_failures"] == 0 and statistics["update_solver_failures"] == 0
+
+
+def test_a_saved_learner_continues_bit_for_bit(env):
+    algorithm, other = build(env), build(env)
+    collect(env, algorithm)
+    algorithm.update()
+    other.load(deepcopy(algorithm.save()), None, True)
+    collect(env, algorithm)
+    for name in ("observations", "actions", "rewards", "dones", "values", "returns", "advantages", "actions_log_prob"):
+        getattr(other.storage, name).copy_(getattr(algorithm.storage, name))
+    other.storage.distribution_params = tuple(p.clone() for p in algorithm.storage.distribution_params)
+    other._last_obs = algorithm._last_obs
+    results = []
+    for learner in (algorithm, other):
+        torch.manual_seed(3)
+        results.append(learner.update())
+    losses = [{name: value for name, value in result.items() if not name.startswith(("solver", "plan"))} for result in results]
+    assert losses[0] == losses[1]
+    for a, b in zip(algorithm.actor.parameters(), other.actor.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_baseline_is_rsl_rls_own(env):
+    algorithm = build(env, policy="mlp")
+    assert type(algorithm) is PPO and type(algorithm.actor) is MLPModel
+
+
+def test_model_losses_longer_than_the_rollout_are_refused(env):
+    with pytest.raises(ValueError, match=r"learner\.model_losses\.horizon is 17; allowed: at most"):
+        build(env, horizon=17)
+    assert isinstance(build(env, horizon=16), TrajOptPPO)
