@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.func import jvp, vjp, vmap
 from torch.nn.functional import pad
 
-from difftori_isaac.trajopt.problem import TrajOptProblem
+from difftori_isaac.trajopt.problem import Derivatives, StructuredModel, TrajOptModel, TrajOptProblem
 
 
 class Linearization(NamedTuple):
@@ -49,20 +49,22 @@ def _reverse(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
     The rows of all later residuals are pulled back through one step together: the work of a step grows with the
     number of residuals behind it.
     """
+    model = _differentiated(problem.model)
     z, scale, stages = problem.z0, 1.0, []
     for t in range(problem.horizon):
-        phi, pull_phi = _pullback(problem.model.stage_residual, z, actions[:, t])
-        z, pull_next = _pullback(problem.model.next, z, actions[:, t])
-        stages.append((scale, phi, pull_phi, pull_next))
+        phi = model.stage_derivatives(z, actions[:, t])
+        step = model.next_derivatives(z, actions[:, t])
+        stages.append((scale, phi, step))
+        z = step.value
         scale *= problem.discount**0.5
-    psi, pull_psi = _pullback(problem.model.terminal_residual, z)
+    psi = model.terminal_derivatives(z)
 
-    residuals, columns = [scale * psi], []
-    (z_rows,) = pull_psi(_identity(psi, scale))
-    for scale, phi, pull_phi, pull_next in reversed(stages):
-        next_z_rows, next_a_rows = pull_next(z_rows)
-        phi_z_rows, phi_a_rows = pull_phi(_identity(phi, scale))
-        residuals.append(scale * phi)
+    residuals, columns = [scale * psi.value], []
+    (z_rows,) = psi.pull(_identity(psi.value, scale))
+    for scale, phi, step in reversed(stages):
+        next_z_rows, next_a_rows = step.pull(z_rows)
+        phi_z_rows, phi_a_rows = phi.pull(_identity(phi.value, scale))
+        residuals.append(scale * phi.value)
         columns.append(torch.cat((next_a_rows, phi_a_rows)))
         z_rows = torch.cat((next_z_rows, phi_z_rows))
     num_rows = z_rows.shape[0]
@@ -76,11 +78,7 @@ def _forward(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
     The tangents of all earlier actions are pushed through one step together: the work of a step grows with the number
     of actions before it.
     """
-    (num_envs, horizon, action_dim), model = actions.shape, problem.model
-
-    def stage(z: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return model.next(z, a), model.stage_residual(z, a)
-
+    (num_envs, horizon, action_dim), model = actions.shape, _differentiated(problem.model)
     z, scale = problem.z0, 1.0
     z_tangents = actions.new_zeros(0, *z.shape)
     residuals, rows = [], []
@@ -88,28 +86,46 @@ def _forward(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
         a = actions[:, t]
         a_tangents = torch.cat((a.new_zeros(t * action_dim, num_envs, action_dim), _identity(a, 1.0)))
         z_tangents = torch.cat((z_tangents, z.new_zeros(action_dim, *z.shape)))
-        (z_next, phi), (z_tangents, phi_tangents) = _push(stage, (z, a), (z_tangents, a_tangents))
-        residuals.append(scale * phi)
-        rows.append(scale * phi_tangents)
-        z = z_next
+        phi, step = model.stage_derivatives(z, a), model.next_derivatives(z, a)
+        residuals.append(scale * phi.value)
+        rows.append(scale * phi.push(z_tangents, a_tangents))
+        z, z_tangents = step.value, step.push(z_tangents, a_tangents)
         scale *= problem.discount**0.5
-    psi, psi_tangents = _push(model.terminal_residual, (z,), (z_tangents,))
-    residuals.append(scale * psi)
-    rows.append(scale * psi_tangents)
+    psi = model.terminal_derivatives(z)
+    residuals.append(scale * psi.value)
+    rows.append(scale * psi.push(z_tangents))
     size = horizon * action_dim
     rows = [pad(tangents, (0, 0, 0, 0, 0, size - tangents.shape[0])) for tangents in rows]
     return torch.cat(residuals, dim=1), torch.cat(rows, dim=2).permute(1, 2, 0)
 
 
-def _pullback(function: Callable[..., torch.Tensor], *primals: torch.Tensor) -> tuple[torch.Tensor, Callable[..., Any]]:
-    """Value of ``function`` and what pulls a stack of cotangents back through it."""
+def _differentiated(model: TrajOptModel) -> StructuredModel:
+    return model if isinstance(model, StructuredModel) else _AutomaticDerivatives(model)
+
+
+class _AutomaticDerivatives:
+    """Any model's derivatives, by :mod:`torch.func`."""
+
+    def __init__(self, model: TrajOptModel) -> None:
+        self._model = model
+
+    def next_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
+        return _automatic(self._model.next, z, a)
+
+    def stage_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
+        return _automatic(self._model.stage_residual, z, a)
+
+    def terminal_derivatives(self, z: torch.Tensor) -> Derivatives:
+        return _automatic(self._model.terminal_residual, z)
+
+
+def _automatic(function: Callable[..., torch.Tensor], *primals: torch.Tensor) -> Derivatives:
     value, pull, *_ = vjp(function, *primals)
-    return value, vmap(pull)
-
-
-def _push(function: Callable[..., Any], primals: tuple, tangents: tuple) -> tuple[Any, Any]:
-    """Value of ``function`` and its derivative along a stack of tangents."""
-    return function(*primals), vmap(lambda *tangent: jvp(function, primals, tangent)[1])(*tangents)
+    return Derivatives(
+        value=value,
+        push=vmap(lambda *tangents: jvp(function, primals, tangents)[1]),
+        pull=vmap(pull),
+    )
 
 
 def _identity(output: torch.Tensor, scale: float) -> torch.Tensor:

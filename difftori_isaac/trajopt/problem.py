@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -25,6 +26,34 @@ class TrajOptModel(Protocol):
 
     def terminal_residual(self, z: torch.Tensor) -> torch.Tensor:
         """Residual ψ of the last state, shape (num_envs, num_terminal_residuals)."""
+        ...
+
+
+class Derivatives(NamedTuple):
+    """A function of batched arguments at some point, and its Jacobian as products with stacks of k vectors."""
+
+    value: torch.Tensor
+    """Shape (num_envs, out_dim)."""
+    push: Callable[..., torch.Tensor]
+    """One stack of tangents per argument, shape (k, num_envs, in_dim), to tangents of the value."""
+    pull: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+    """A stack of cotangents of the value, shape (k, num_envs, out_dim), to one stack per argument."""
+
+
+@runtime_checkable
+class StructuredModel(Protocol):
+    """A :class:`TrajOptModel` that knows its derivatives better than automatic differentiation does."""
+
+    def next_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
+        """Derivatives of ``next``."""
+        ...
+
+    def stage_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
+        """Derivatives of ``stage_residual``."""
+        ...
+
+    def terminal_derivatives(self, z: torch.Tensor) -> Derivatives:
+        """Derivatives of ``terminal_residual``."""
         ...
 
 

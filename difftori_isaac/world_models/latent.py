@@ -6,11 +6,13 @@ import torch
 from rsl_rl.modules import MLP
 from torch import nn
 
+from difftori_isaac.trajopt.problem import Derivatives
 from difftori_isaac.world_models.config import WorldModelConfig
+from difftori_isaac.world_models.mlp import LinearizedMLP
 
 
 class LatentWorldModel(nn.Module):
-    """Encoder, latent dynamics, reward, terminal value and policy prior; a ``TrajOptModel``.
+    """Encoder, latent dynamics, reward, terminal value and policy prior; a ``StructuredModel``.
 
     Reward and terminal value are ``reward_max − ½‖φ(z, a)‖²`` and ``value_max − ½‖ψ(z)‖²``: maximising the return is
     minimising a sum of squares, and supervising them trains the planner's cost.
@@ -57,6 +59,36 @@ class LatentWorldModel(nn.Module):
     def terminal_residual(self, z: torch.Tensor) -> torch.Tensor:
         """Value residual ψ, shape (num_envs, num_residuals)."""
         return self.value_head(z)
+
+    def next_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
+        """Derivatives of :meth:`next`."""
+        dynamics = LinearizedMLP(self.dynamics, torch.cat((z, a), dim=-1))
+        sizes = (z.shape[-1], a.shape[-1])
+
+        def pull(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            z_rows, a_rows = dynamics.pull(rows).split(sizes, dim=-1)
+            return rows + z_rows, a_rows
+
+        return Derivatives(
+            value=z + dynamics.value,
+            push=lambda z_rows, a_rows: z_rows + dynamics.push(torch.cat((z_rows, a_rows), dim=-1)),
+            pull=pull,
+        )
+
+    def stage_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
+        """Derivatives of :meth:`stage_residual`."""
+        head = LinearizedMLP(self.reward_head, torch.cat((z, a), dim=-1))
+        sizes = (z.shape[-1], a.shape[-1])
+        return Derivatives(
+            value=head.value,
+            push=lambda z_rows, a_rows: head.push(torch.cat((z_rows, a_rows), dim=-1)),
+            pull=lambda rows: head.pull(rows).split(sizes, dim=-1),
+        )
+
+    def terminal_derivatives(self, z: torch.Tensor) -> Derivatives:
+        """Derivatives of :meth:`terminal_residual`."""
+        head = LinearizedMLP(self.value_head, z)
+        return Derivatives(value=head.value, push=head.push, pull=lambda rows: (head.pull(rows),))
 
     def reward(self, z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         """Predicted rewards in units of ``return_std``, shape (num_envs,)."""

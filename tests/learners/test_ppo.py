@@ -75,7 +75,9 @@ def test_a_saved_learner_continues_bit_for_bit(env):
     for learner in (algorithm, other):
         torch.manual_seed(3)
         results.append(learner.update())
-    losses = [{name: value for name, value in result.items() if not name.startswith(("solver", "plan"))} for result in results]
+    losses = [
+        {name: value for name, value in result.items() if not name.startswith(("solver", "plan"))} for result in results
+    ]
     assert losses[0] == losses[1]
     for a, b in zip(algorithm.actor.parameters(), other.actor.parameters(), strict=True):
         assert torch.equal(a, b)

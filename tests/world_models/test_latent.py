@@ -1,0 +1,80 @@
+"""The latent world model's own derivatives are those of automatic differentiation, in every direction and mode."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.trajopt.layer import TrajOptLayer
+from difftori_isaac.trajopt.linearize import linearize
+from difftori_isaac.trajopt.problem import StructuredModel, TrajOptProblem
+from difftori_isaac.world_models.config import SMOOTH_ACTIVATIONS, WorldModelConfig
+from difftori_isaac.world_models.latent import LatentWorldModel
+
+
+class Plain:
+    """The same model without its derivatives."""
+
+    def __init__(self, model: LatentWorldModel) -> None:
+        self.next, self.stage_residual, self.terminal_residual = (
+            model.next,
+            model.stage_residual,
+            model.terminal_residual,
+        )
+
+
+def make_problem(action_dim: int, **changes):
+    torch.manual_seed(0)
+    config = WorldModelConfig(latent_dim=6, hidden_dims=(9, 7), num_residuals=3, head_scale=1.0, **changes)
+    model = LatentWorldModel(5, action_dim, config).double()
+    z0 = torch.randn(4, 6, dtype=torch.float64)
+    prior = torch.randn(4, 3, action_dim, dtype=torch.float64)
+    return model, TrajOptProblem(model, z0, prior, prior_weight=0.5, discount=0.9)
+
+
+@pytest.mark.parametrize("recording", [False, True], ids=["no_grad", "grad"])
+@pytest.mark.parametrize("action_dim", [2, 5], ids=["forward", "reverse"])
+@pytest.mark.parametrize("activation", SMOOTH_ACTIVATIONS)
+def test_derivatives_match_automatic_differentiation(activation, action_dim, recording):
+    model, problem = make_problem(action_dim, activation=activation)
+    assert isinstance(model, StructuredModel) and not isinstance(Plain(model), StructuredModel)
+    actions = 0.5 * problem.prior
+    with torch.set_grad_enabled(recording):
+        ours, theirs = linearize(problem, actions), linearize(problem.replaced(model=Plain(model)), actions)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("action_dim", [2, 5], ids=["forward", "reverse"])
+def test_unrolled_gradients_match_automatic_differentiation(action_dim):
+    model, problem = make_problem(action_dim)
+    layer = TrajOptLayer(TrajOptConfig(iterations=6, backward_mode="unroll", prior_weight=0.5))
+    parameters = [p for m in (model.dynamics, model.reward_head, model.value_head) for p in m.parameters()]
+    results = [
+        torch.autograd.grad(layer(candidate, problem.z0, problem.prior).actions.square().sum(), parameters)
+        for candidate in (model, Plain(model))
+    ]
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_prior_plan_is_the_prior_rolled_through_the_model():
+    model, problem = make_problem(2)
+    plan = model.prior_plan(problem.z0, 3)
+    zs = problem.rollout(plan)
+    torch.testing.assert_close(plan, torch.stack([model.pi(zs[:, t]) for t in range(3)], dim=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"latent_dim": 0}, "world_model.latent_dim is 0"),
+        ({"hidden_dims": ()}, "one or more widths"),
+        ({"activation": "relu"}, "second derivatives"),
+        ({"head_scale": 0.0}, "above 0"),
+    ],
+)
+def test_bad_settings_name_what_is_allowed(changes, message):
+    with pytest.raises(ValueError, match=message):
+        WorldModelConfig(**changes)
