@@ -69,7 +69,7 @@ def _reverse(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
         z_rows = torch.cat((next_z_rows, phi_z_rows))
     num_rows = z_rows.shape[0]
     columns = [pad(rows, (0, 0, 0, 0, 0, num_rows - rows.shape[0])) for rows in reversed(columns)]
-    return torch.cat(residuals, dim=1), torch.cat(columns, dim=2).transpose(0, 1)
+    return torch.cat(residuals, dim=1), torch.cat(columns, dim=2).transpose(0, 1).contiguous()
 
 
 def _forward(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,7 +96,7 @@ def _forward(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
     rows.append(scale * psi.push(z_tangents))
     size = horizon * action_dim
     rows = [pad(tangents, (0, 0, 0, 0, 0, size - tangents.shape[0])) for tangents in rows]
-    return torch.cat(residuals, dim=1), torch.cat(rows, dim=2).permute(1, 2, 0)
+    return torch.cat(residuals, dim=1), torch.cat(rows, dim=2).permute(1, 2, 0).contiguous()
 
 
 def _differentiated(model: TrajOptModel) -> StructuredModel:
