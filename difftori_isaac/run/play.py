@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, closing
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,32 +31,36 @@ def play(overrides: Overrides) -> None:
 
     config, origin = rollout.configure(PlayConfig, overrides)
     config = replace(config, num_envs=config.num_envs or (1 if config.video else 16))
-    with ExitStack() as stack:
-        video = VideoRequest() if config.video else None
-        env = stack.enter_context(closing(build.make_environment(config, video=video)))
+    video = VideoRequest() if config.video else None
+    with closing(build.make_environment(config, video=video)) as env:
         policy = rollout.make_policy(config, env, origin)
-        film = None
-        if config.video:
-            folder = Path() if origin is None or origin.run_dir is None else origin.run_dir
-            path = Path(config.video_path or folder / "videos" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}.mp4")
-            film = stack.enter_context(closing(_open_video(path, env)))
-            stack.callback(print, f"video written to {path}")
-        _act(config, env, policy, film)
+        if video is None:
+            _act(config, env, policy, lambda: None)
+            return
+        folder = Path() if origin is None or origin.run_dir is None else origin.run_dir
+        path = Path(config.video_path or folder / "videos" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}.mp4")
+        with closing(_open_video(path, env)) as film:
+            _act(config, env, policy, lambda: film.append_data(env.render_frame()))
+        print(f"video written to {path}")
 
 
-def _act(config: PlayConfig, env: IsaacLabVecEnv, policy: rollout.Policy, film: Any) -> None:
+def _act(config: PlayConfig, env: IsaacLabVecEnv, policy: rollout.Policy, after_step: Callable[[], None]) -> None:
     obs = rollout.reset(config, env)
-    returns = torch.zeros(env.num_envs, device=env.device)
+    running = torch.zeros(env.num_envs, device=env.device)
+    finished: list[float] = []
     with torch.inference_mode():
         for step in range(config.num_steps or int(env.max_episode_length)):
             obs, rewards, dones, _ = env.step(policy(obs))
-            returns += rewards
+            running = running + rewards
             for index in dones.nonzero().flatten().tolist():
-                print(f"step {step + 1}: environment {index} ends with return {returns[index]:.4g}")
-            returns = torch.where(dones.bool(), 0.0, returns)
-            if film is not None:
-                film.append_data(env.render_frame())
-    print(f"mean return of the running episodes: {returns.mean():.4g}")
+                finished.append(running[index].item())
+                print(f"step {step + 1}: environment {index} ends with return {finished[-1]:.4g}")
+            running = torch.where(dones.bool(), 0.0, running)
+            after_step()
+    if finished:
+        print(f"mean return of {len(finished)} finished episodes: {sum(finished) / len(finished):.4g}")
+    else:
+        print(f"no episode finished; mean return so far: {running.mean():.4g}")
 
 
 def _open_video(path: Path, env: IsaacLabVecEnv) -> Any:
