@@ -1,7 +1,7 @@
 """Isaac Lab's reach task on Newton and local assets.
 
-Commands, rewards, terminations, curriculum and timing are inherited from Isaac Lab's ``ReachEnvCfg``; actions, resets
-and the command's frame are those of its ``Isaac-Reach-Franka``.
+Observations, commands, rewards, terminations, curriculum and timing are inherited from Isaac Lab's ``ReachEnvCfg``;
+actions, resets and the command's frame are those of its ``Isaac-Reach-Franka``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,24 @@ from isaaclab.envs import mdp
 from isaaclab.managers import EventTermCfg, SceneEntityCfg
 from isaaclab.utils import configclass, replace
 from isaaclab.visualizers import VisualizerCfg
+from isaaclab_newton.physics import MJWarpSolverCfg, NewtonCfg
 from isaaclab_tasks.core.reach import reach_env_cfg as base
 
 from difftori_isaac.tasks.assets.robots import PANDA_CFG
 from difftori_isaac.tasks.assets.scenery import floor, table
+
+
+@configclass
+class ReachPhysicsCfg(base.ReachPhysicsCfg):
+    """Isaac Lab's physics presets; in Newton one physics step of 8.3 ms suffices, as nothing is grasped."""
+
+    newton_mjwarp: NewtonCfg = NewtonCfg(
+        solver_cfg=MJWarpSolverCfg(
+            njmax=100, nconmax=20, cone="pyramidal", impratio=1.0, integrator="implicitfast", update_data_interval=1
+        ),
+        num_substeps=1,
+    )
+    default: NewtonCfg = newton_mjwarp
 
 
 @configclass
@@ -40,6 +54,7 @@ class ReachEnvCfg(base.ReachEnvCfg):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.sim.physics = ReachPhysicsCfg()
         self.sim.default_visualizer_cfg = VisualizerCfg(eye=(1.5, 0.9, 0.9), lookat=(0.4, 0.0, 0.3))
         self.actions.arm_action = mdp.JointPositionActionCfg(
             asset_name="robot", joint_names=["panda_joint.*"], scale=0.5, use_default_offset=True
