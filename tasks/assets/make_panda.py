@@ -1,6 +1,6 @@
 """Writes ``panda.usda``: run ``python -m difftori_isaac.tasks.assets.make_panda``.
 
-Sources, all in the public package franka_description of franka_ros (0.10):
+Sources, all in the package franka_description of the public repository frankaemika/franka_ros:
 
 * joint frames: ``robots/common/franka_arm.xacro`` and ``franka_hand.xacro``; the hand is mounted 0.107 m along the
   flange, turned by -45 degrees, as in ``franka_robot.xacro``;
