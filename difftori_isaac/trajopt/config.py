@@ -25,13 +25,13 @@ class TrajOptConfig:
     iterations: int = 3
     """Levenberg-Marquardt iterations of one solve."""
     damping: float = 1e-3
-    """Initial Levenberg-Marquardt damping, added to the diagonal of the Gauss-Newton Hessian."""
-    damping_up: float = 4.0
+    """Initial Levenberg-Marquardt damping, relative to the mean diagonal of the Gauss-Newton Hessian."""
+    damping_up: float = 10.0
     """Factor on the damping of an environment whose step was rejected."""
-    damping_down: float = 0.25
+    damping_down: float = 0.1
     """Factor on the damping of an environment whose step was accepted."""
     tolerance: float = 1e-3
-    """An environment has converged when the norm of its projected gradient, divided by (1 + cost), is below this."""
+    """An environment has converged when a Newton step moves no action by more than this, in the action's units."""
     prior_weight: float = 1.0
     """Weight w of the prior block ``½ Σ_t ‖w (a_t − ā_t)‖²`` around the prior plan ā."""
     discount: float = 0.99

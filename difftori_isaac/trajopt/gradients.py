@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from difftori_isaac.trajopt.config import HessianName
-from difftori_isaac.trajopt.linearize import linearize
 from difftori_isaac.trajopt.problem import TrajOptProblem
-from difftori_isaac.trajopt.solvers.gauss_newton import free_factor
 
 
-def implicit_gradient(problem: TrajOptProblem, actions: torch.Tensor, hessian: HessianName) -> torch.Tensor:
+def implicit_gradient(
+    problem: TrajOptProblem, actions: torch.Tensor, free: torch.Tensor, factor: torch.Tensor, hessian: HessianName
+) -> torch.Tensor:
     """``actions``, carrying the gradient of the optimum with respect to everything the problem depends on.
 
     At an optimum ``g(a*, θ) = ∂C/∂a = 0`` on the components that no bound holds, hence ``∂a*/∂θ = −H⁻¹ ∂g/∂θ`` there
@@ -22,6 +22,8 @@ def implicit_gradient(problem: TrajOptProblem, actions: torch.Tensor, hessian: H
     Args:
         problem: The solved problem, attached to the autograd graph of its parameters.
         actions: Its solution, shape (num_envs, horizon, action_dim).
+        free: Components that no bound holds, bool of the same shape.
+        factor: :func:`free_factor` of the Gauss-Newton Hessian.
         hessian: ``gauss_newton``, positive definite but exact only where residuals or curvature vanish, or ``exact``;
             an environment whose exact Hessian is not positive definite uses its Gauss-Newton Hessian.
 
@@ -29,18 +31,19 @@ def implicit_gradient(problem: TrajOptProblem, actions: torch.Tensor, hessian: H
         A tensor equal to ``actions``. It can be differentiated once; a second derivative raises a RuntimeError.
     """
     actions = actions.detach()
-    with torch.no_grad():
-        linearization = linearize(problem.detached(), actions)
-        free = problem.free(actions, linearization.gradient.view_as(actions))
-        factor = free_factor(linearization.hessian, free)
-        if hessian == "exact":
-            exact = _masked(exact_hessian(problem.detached(), actions), free)
-            exact_factor, info = torch.linalg.cholesky_ex(exact)
-            factor = torch.where((info == 0)[:, None, None], exact_factor, factor)
+    if hessian == "exact":
+        with torch.no_grad():
+            exact, info = torch.linalg.cholesky_ex(_mask(exact_hessian(problem.detached(), actions), free))
+            factor = torch.where((info == 0)[:, None, None], exact, factor)
     with torch.enable_grad():
         variables = actions.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(problem.cost(variables).sum(), variables, create_graph=True)
     return actions + _AdjointSolve.apply(gradient, factor, free)
+
+
+def free_factor(hessian: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
+    """Cholesky factor of a Hessian with the rows and columns of held components replaced by the identity."""
+    return torch.linalg.cholesky_ex(_mask(hessian, free)).L
 
 
 def exact_hessian(problem: TrajOptProblem, actions: torch.Tensor) -> torch.Tensor:
@@ -54,7 +57,7 @@ def exact_hessian(problem: TrajOptProblem, actions: torch.Tensor) -> torch.Tenso
     return rows.view(-1, size, size)
 
 
-def _masked(hessian: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
+def _mask(hessian: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
     mask = free.flatten(1).to(hessian.dtype)
     return hessian * mask[:, :, None] * mask[:, None, :] + torch.diag_embed(1.0 - mask)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from difftori_isaac.trajopt.config import TrajOptConfig
-from difftori_isaac.trajopt.gradients import implicit_gradient
+from difftori_isaac.trajopt.gradients import free_factor, implicit_gradient
+from difftori_isaac.trajopt.linearize import linearize
 from difftori_isaac.trajopt.problem import TrajOptModel, TrajOptProblem
 from difftori_isaac.trajopt.solution import SolveStatus, TrajOptSolution
 from difftori_isaac.trajopt.solvers import get_solver
@@ -79,7 +80,7 @@ class TrajOptLayer:
         differentiable: bool,
     ) -> TrajOptSolution:
         config = self.config
-        finite = z0.isfinite().all(dim=1) & prior.isfinite().flatten(1).all(dim=1)
+        finite = _all_finite(z0, prior)
         problem = TrajOptProblem(
             model=model,
             z0=_zero_where(~finite, z0),
@@ -92,19 +93,23 @@ class TrajOptLayer:
         guess = problem.project(guess.nan_to_num(0.0, 0.0, 0.0))
         actions, accepted = self._solver(problem, guess, config, differentiable=differentiable)
 
-        cost, gradient = _cost_and_gradient(problem.detached(), actions.detach())
-        finite &= cost.isfinite() & gradient.isfinite().flatten(1).all(dim=1)
-        actions = torch.where(finite[:, None, None], actions, guess)
+        with torch.no_grad():
+            linearization = linearize(problem, actions)
+            free = problem.free(actions, linearization.gradient.view_as(actions))
+            finite &= _all_finite(*linearization)
+            hessian = torch.where(finite[:, None, None], linearization.hessian, torch.eye(free[0].numel()).to(z0))
+            factor = free_factor(hessian, free)
+            step = torch.cholesky_solve((linearization.gradient * free.flatten(1))[..., None], factor)[..., 0]
         if differentiable and config.backward_mode == "implicit" and config.solver != "theseus":
             solved = problem.replaced(z0=_zero_where(~finite, problem.z0), prior=_zero_where(~finite, problem.prior))
-            plan = implicit_gradient(solved, _zero_where(~finite, actions), config.hessian)
-            actions = torch.where(finite[:, None, None], plan, guess)
+            actions = implicit_gradient(solved, _zero_where(~finite, actions), free, factor, config.hessian)
+        actions = torch.where(finite[:, None, None], actions, guess)
 
-        grad_norm = (gradient * problem.free(actions.detach(), gradient)).abs().amax(dim=(1, 2))
+        step_norm = step.abs().amax(dim=1)
         status = torch.full_like(accepted, SolveStatus.MAX_ITERATIONS)
-        status[grad_norm <= config.tolerance * config.prior_weight**2] = SolveStatus.CONVERGED
+        status[step_norm <= config.tolerance] = SolveStatus.CONVERGED
         status[~finite] = SolveStatus.NON_FINITE
-        return TrajOptSolution(actions, cost, grad_norm, accepted, status)
+        return TrajOptSolution(actions, linearization.cost, step_norm, accepted, status)
 
 
 def _normal(tensor: torch.Tensor) -> torch.Tensor:
@@ -117,9 +122,6 @@ def _zero_where(mask: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.masked_fill(mask.view(-1, *[1] * (tensor.ndim - 1)), 0.0)
 
 
-def _cost_and_gradient(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    with torch.enable_grad():
-        variables = actions.clone().requires_grad_()
-        cost = problem.cost(variables)
-        (gradient,) = torch.autograd.grad(cost.sum(), variables)
-    return cost.detach(), gradient
+def _all_finite(*tensors: torch.Tensor) -> torch.Tensor:
+    """Whether every number of an environment is finite, shape (num_envs,)."""
+    return torch.stack([tensor.isfinite().view(len(tensor), -1).all(dim=1) for tensor in tensors]).all(dim=0)

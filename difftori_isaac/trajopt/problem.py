@@ -123,6 +123,12 @@ class TrajOptProblem:
             actions = torch.minimum(actions, torch.as_tensor(self.high, dtype=actions.dtype, device=actions.device))
         return actions
 
+    def slack(self, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The smallest and the largest step that stay within the bounds, of the shape of ``actions``."""
+        low = torch.full_like(actions, -torch.inf) if self.low is None else self.low - actions
+        high = torch.full_like(actions, torch.inf) if self.high is None else self.high - actions
+        return low, high
+
     def free(self, actions: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """Components that a bound does not hold, as bool of the shape of ``actions``.
 

@@ -14,7 +14,7 @@ class SolveStatus(IntEnum):
     NONE = 0
     """Not solved yet."""
     CONVERGED = 1
-    """The projected gradient is below the tolerance."""
+    """A Newton step would move no action by more than the tolerance."""
     MAX_ITERATIONS = 2
     """All iterations were used and the cost decreased or stayed."""
     NON_FINITE = 3
@@ -28,8 +28,8 @@ class TrajOptSolution(NamedTuple):
     """Optimal action sequences, shape (num_envs, horizon, action_dim). Carries the gradient."""
     cost: torch.Tensor
     """Cost of ``actions``, shape (num_envs,)."""
-    grad_norm: torch.Tensor
-    """Largest component of the projected cost gradient at ``actions``, shape (num_envs,)."""
+    step_norm: torch.Tensor
+    """Largest component of the Newton step left at ``actions``, shape (num_envs,), in the units of the action."""
     iterations: torch.Tensor
     """Accepted iterations, shape (num_envs,), dtype int64."""
     status: torch.Tensor

@@ -146,7 +146,7 @@ def test_rank_deficient_steep_problems_solve_in_float32():
     num_envs = 1000
     slope = torch.logspace(2, 4, num_envs)[:, None]
     z0 = torch.randn(num_envs, 1, generator=torch.Generator().manual_seed(0))
-    layer = make_layer(horizon=5, iterations=30, tolerance=1.0)
+    layer = make_layer(horizon=5, iterations=30, tolerance=1e-4)
     solution = layer(Steep(slope), z0, torch.zeros(num_envs, 5, 6))
     assert not solution.failed.any()
     reached = z0[:, 0] + solution.actions.sum(dim=(1, 2))

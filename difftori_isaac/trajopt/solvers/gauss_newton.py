@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import torch
 
+from difftori_isaac.trajopt.box_qp import box_step
 from difftori_isaac.trajopt.config import TrajOptConfig
-from difftori_isaac.trajopt.linearize import Linearization, linearize
+from difftori_isaac.trajopt.linearize import linearize
 from difftori_isaac.trajopt.problem import TrajOptProblem
 
 _DAMPING_MIN, _DAMPING_MAX = 1e-7, 1e7
@@ -50,11 +51,19 @@ def _iterate(
     actions, cost, damping, accepted = state
     linearization = linearize(problem, actions)
     gradient = linearization.gradient.view_as(actions)
-    free = problem.free(actions, gradient)
-    candidate = problem.project(actions - newton_step(linearization, free, damping).view_as(actions))
+    diagonal = linearization.hessian.diagonal(dim1=1, dim2=2)
+    damped = linearization.hessian + torch.diag_embed((damping * diagonal.mean(dim=1))[:, None].expand_as(diagonal))
+    if problem.low is None and problem.high is None:
+        factor = torch.linalg.cholesky_ex(damped).L
+        step = -torch.cholesky_solve(linearization.gradient[..., None], factor)[..., 0]
+    else:
+        low, high = problem.slack(actions)
+        step = box_step(damped, linearization.gradient, low.flatten(1), high.flatten(1))
+    candidate = problem.project(actions + step.view_as(actions))
     with torch.no_grad():
         candidate_cost = problem.cost(candidate)
-        moving = (gradient * free).abs().amax(dim=(1, 2)) > config.tolerance * problem.prior_weight**2
+        jacobi_step = gradient * problem.free(actions, gradient) / diagonal.view_as(actions)
+        moving = jacobi_step.abs().amax(dim=(1, 2)) > 0.1 * config.tolerance
         decreased = candidate_cost <= cost * (1.0 + 8.0 * torch.finfo(cost.dtype).eps)  # up to rounding
         accept = decreased & moving if freeze_converged else decreased
         damping = damping * torch.where(decreased, config.damping_down, config.damping_up)
@@ -64,18 +73,3 @@ def _iterate(
         damping=damping.clamp(_DAMPING_MIN, _DAMPING_MAX),
         accepted=accepted + accept,
     ), moving
-
-
-def newton_step(linearization: Linearization, free: torch.Tensor, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
-    """Solve ``(H + damping) step = gradient`` on the free components, shape (num_envs, horizon * action_dim)."""
-    factor = free_factor(linearization.hessian, free, damping)
-    gradient = linearization.gradient * free.flatten(1)
-    return torch.cholesky_solve(gradient[..., None], factor)[..., 0]
-
-
-def free_factor(hessian: torch.Tensor, free: torch.Tensor, damping: torch.Tensor | float = 0.0) -> torch.Tensor:
-    """Cholesky factor of the damped Hessian with the rows and columns of held components replaced by the identity."""
-    mask = free.flatten(1).to(hessian.dtype)
-    damping = torch.as_tensor(damping, dtype=hessian.dtype, device=hessian.device).reshape(-1, 1)
-    masked = hessian * mask[:, :, None] * mask[:, None, :] + torch.diag_embed(mask * damping + (1.0 - mask))
-    return torch.linalg.cholesky_ex(masked).L
