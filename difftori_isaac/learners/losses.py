@@ -67,8 +67,8 @@ def sample_sequences(
 def model_losses(model: LatentWorldModel, batch: Sequences, config: ModelLossConfig) -> dict[str, torch.Tensor]:
     """Consistency, reward and value losses of open-loop predictions from the first observation, weighted by ρ^k.
 
-    Rewards and returns are learned in units of ``model.return_std``. Each loss is a mean over the valid steps
-    (TD-MPC, arXiv 2203.04955, equation 4, with λ-returns for the value).
+    Rewards are learned in units of ``model.return_std``, returns as distances from ``model.return_mean`` in that unit.
+    Each loss is a mean over the valid steps (TD-MPC, arXiv 2203.04955, equation 4, with λ-returns for the value).
 
     Returns:
         Scalars ``consistency``, ``reward`` and ``value``, without their coefficients.
@@ -78,15 +78,13 @@ def model_losses(model: LatentWorldModel, batch: Sequences, config: ModelLossCon
         targets = model.encode(batch.obs[:, 1:])
     z = model.encode(batch.obs[:, 0])
     rho = config.rho ** torch.arange(length, dtype=z.dtype, device=z.device)
+    rewards = batch.rewards / model.return_std
+    values = (batch.returns - model.return_mean) / model.return_std
     errors: dict[str, list[torch.Tensor]] = {"consistency": [], "reward": [], "value": []}
     for k in range(length):
         action = batch.actions[:, k]
-        errors["value"].append(
-            F.huber_loss(model.terminal_value(z), batch.returns[:, k] / model.return_std, reduction="none")
-        )
-        errors["reward"].append(
-            F.huber_loss(model.reward(z, action), batch.rewards[:, k] / model.return_std, reduction="none")
-        )
+        errors["value"].append(F.huber_loss(model.terminal_value(z), values[:, k], reduction="none"))
+        errors["reward"].append(F.huber_loss(model.reward(z, action), rewards[:, k], reduction="none"))
         z = model.next(z, action)
         errors["consistency"].append((z - targets[:, k]).square().mean(dim=-1))
     weights = {"consistency": batch.continued, "reward": batch.continued, "value": batch.reached}

@@ -91,7 +91,7 @@ class TrajOptPPO(PPO):
         if config.num_updates == 0 or self._last_obs is None:
             return {}
         with torch.no_grad():
-            model.update_return_std(st.returns)
+            model.update_return_statistics(st.returns)
             last = self._last_obs.unsqueeze(0)
             obs = torch.cat([self._raw_actor.get_latent(part) for part in (st.observations, last)])
             rollout = (obs, st.actions, *(tensor.squeeze(-1) for tensor in (st.rewards, st.returns, st.dones)))

@@ -91,7 +91,9 @@ def make_environment(config: RunConfig, *, video: VideoRequest | None = None) ->
 
 def fill_from_task[C: RunConfig](config: C, settings: Mapping[str, Any]) -> C:
     """Replaces PPO settings that are None by those of the task's rsl_rl configuration."""
-    return replace(config, learner=config.learner.filled_from(dict(settings)))
+    learner = config.learner.filled_from(dict(settings))
+    world_model = config.world_model.filled_from(learner.actor_hidden_dims or (), learner.activation or "")
+    return replace(config, learner=learner, world_model=world_model)
 
 
 def make_learner(config: RunConfig, env: IsaacLabVecEnv) -> PPO:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from rsl_rl.modules import MLP
+from rsl_rl.utils import resolve_nn_activation
 from torch import nn
 
 from difftori_isaac.trajopt.problem import Derivatives
 from difftori_isaac.world_models.config import WorldModelConfig
-from difftori_isaac.world_models.mlp import LinearizedMLP
+from difftori_isaac.world_models.mlp import LinearizedMLP, mlp
 
 
 class LatentWorldModel(nn.Module):
@@ -18,31 +18,49 @@ class LatentWorldModel(nn.Module):
     minimising a sum of squares, and supervising them trains the planner's cost.
     """
 
+    return_mean: torch.Tensor
+    """Running mean of returns: the origin of predicted values."""
+    num_return_updates: torch.Tensor
+    """Times that the two were updated."""
     return_std: torch.Tensor
     """Running standard deviation of returns: the unit of predicted rewards and values."""
 
     def __init__(self, obs_dim: int, action_dim: int, config: WorldModelConfig) -> None:
+        """Build the networks.
+
+        Args:
+            obs_dim: Width of a flat observation.
+            action_dim: Number of actions.
+            config: Settings; an encoder left ``None`` has layers of 64 and 32 and elu.
+        """
         super().__init__()
-        latent_dim, activation = config.latent_dim, config.activation
-        step_dim = latent_dim + action_dim
-        self.action_dim = action_dim
-        self.encoder = MLP(obs_dim, latent_dim, config.encoder_hidden_dims, activation)
-        self.dynamics = MLP(step_dim, latent_dim, config.hidden_dims, activation)
-        self.reward_head = MLP(step_dim, config.num_residuals, config.hidden_dims, activation)
-        self.value_head = MLP(latent_dim, config.num_residuals, config.hidden_dims, activation)
-        self.prior = MLP(latent_dim, action_dim, config.prior_hidden_dims, activation)
+        config = config.filled_from((64, 32), "elu")
+        assert config.encoder_dims is not None and config.encoder_activation is not None
+        *encoder_hidden_dims, latent_dim = config.encoder_dims
+        step_dim, activation = latent_dim + action_dim, config.activation
+        self.encoder = mlp(obs_dim, encoder_hidden_dims, latent_dim, config.encoder_activation)
+        self.encoder.append(resolve_nn_activation(config.encoder_activation))
+        self.dynamics = mlp(step_dim, config.hidden_dims, latent_dim, activation)
+        self.reward_head = mlp(step_dim, config.hidden_dims, config.num_residuals, activation)
+        self.value_head = mlp(latent_dim, config.hidden_dims, config.num_residuals, activation)
+        self.prior = mlp(latent_dim, config.prior_hidden_dims, action_dim, activation)
         self.reward_max = nn.Parameter(torch.zeros(()))
         self.value_max = nn.Parameter(torch.zeros(()))
+        self.register_buffer("return_mean", torch.zeros(()))
         self.register_buffer("return_std", torch.ones(()))
+        self.register_buffer("num_return_updates", torch.zeros((), dtype=torch.int64))
         with torch.no_grad():
             for head in (self.dynamics, self.reward_head, self.value_head):
                 for parameter in head[-1].parameters():
                     parameter.mul_(config.head_scale)
 
     @torch.no_grad()
-    def update_return_std(self, returns: torch.Tensor, momentum: float = 0.05) -> None:
-        """Move ``return_std``, the unit of predicted rewards and values, towards the spread of ``returns``."""
-        self.return_std.lerp_(returns.std().clamp(min=1e-3), momentum)
+    def update_return_statistics(self, returns: torch.Tensor, momentum: float = 0.05) -> None:
+        """Move ``return_mean`` and ``return_std`` towards those of ``returns``; the first call sets them."""
+        self.num_return_updates.add_(1)
+        weight = torch.reciprocal(self.num_return_updates.float()).clamp(min=momentum)
+        self.return_mean.lerp_(returns.mean(), weight)
+        self.return_std.lerp_(returns.std().clamp(min=1e-3), weight)
 
     def encode(self, obs: torch.Tensor) -> torch.Tensor:
         """Latent states, shape (num_envs, latent_dim), of flat observations, shape (num_envs, obs_dim)."""
@@ -95,7 +113,7 @@ class LatentWorldModel(nn.Module):
         return self.reward_max - 0.5 * self.stage_residual(z, a).square().sum(dim=-1)
 
     def terminal_value(self, z: torch.Tensor) -> torch.Tensor:
-        """Predicted values in units of ``return_std``, shape (num_envs,)."""
+        """Predicted values less ``return_mean`` in units of ``return_std``, shape (num_envs,)."""
         return self.value_max - 0.5 * self.terminal_residual(z).square().sum(dim=-1)
 
     def pi(self, z: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,22 @@
-"""Derivatives of multi-layer perceptrons along many directions at once, by plain matrix products."""
+"""Multi-layer perceptrons and their derivatives along many directions at once, by plain matrix products."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+from rsl_rl.utils import resolve_nn_activation
 from torch import nn
 from torch.func import vjp
+
+
+def mlp(in_dim: int, hidden_dims: Iterable[int], out_dim: int, activation: str) -> nn.Sequential:
+    """Linear layers with an activation of rsl_rl's names between them; without hidden layers, one linear layer."""
+    dims = [in_dim, *hidden_dims, out_dim]
+    layers: list[nn.Module] = []
+    for i in range(len(dims) - 1):
+        layers += [nn.Linear(dims[i], dims[i + 1]), resolve_nn_activation(activation)]
+    return nn.Sequential(*layers[:-1])
 
 
 class LinearizedMLP:

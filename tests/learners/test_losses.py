@@ -14,7 +14,7 @@ CONFIG = ModelLossConfig(horizon=3, rho=0.5)
 
 def make_model() -> LatentWorldModel:
     torch.manual_seed(0)
-    return LatentWorldModel(5, 2, WorldModelConfig(latent_dim=5))
+    return LatentWorldModel(5, 2, WorldModelConfig(encoder_dims=(8, 5)))
 
 
 def make_sequences(**changes) -> Sequences:
@@ -73,13 +73,14 @@ def test_a_model_that_explains_the_data_has_no_loss():
     with torch.no_grad():
         model.encoder = torch.nn.Identity()
         model.return_std.fill_(2.0)
+        model.return_mean.fill_(3.0)
         batch = make_sequences()
         zs = [batch.obs[:, 0]]
         for k in range(3):
             zs.append(model.next(zs[-1], batch.actions[:, k]))
         rewards = torch.stack([model.reward(zs[k], batch.actions[:, k]) for k in range(3)], dim=1)
         returns = torch.stack([model.terminal_value(zs[k]) for k in range(3)], dim=1)
-    batch = batch._replace(obs=torch.stack(zs, dim=1), rewards=2.0 * rewards, returns=2.0 * returns)
+    batch = batch._replace(obs=torch.stack(zs, dim=1), rewards=2.0 * rewards, returns=3.0 + 2.0 * returns)
     assert all(loss < 1e-10 for loss in model_losses(model, batch, CONFIG).values())
 
 

@@ -33,7 +33,7 @@ def build(env, policy="trajopt", **model_losses):
         env,
         policy=policy,
         trajopt=TrajOptConfig(),
-        world_model=WorldModelConfig(latent_dim=8, encoder_hidden_dims=(16,)),
+        world_model=WorldModelConfig(encoder_dims=(16, 8)),
         learner=learner.filled_from(load_ppo_settings(TASK)),
         device="cpu",
     )

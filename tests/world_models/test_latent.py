@@ -26,7 +26,7 @@ class Plain:
 
 def make_problem(action_dim: int, **changes):
     torch.manual_seed(0)
-    config = WorldModelConfig(latent_dim=6, hidden_dims=(9, 7), num_residuals=3, head_scale=1.0, **changes)
+    config = WorldModelConfig(encoder_dims=(8, 6), hidden_dims=(9, 7), num_residuals=3, head_scale=1.0, **changes)
     model = LatentWorldModel(5, action_dim, config).double()
     z0 = torch.randn(4, 6, dtype=torch.float64)
     prior = torch.randn(4, 3, action_dim, dtype=torch.float64)
@@ -69,8 +69,9 @@ def test_prior_plan_is_the_prior_rolled_through_the_model():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"latent_dim": 0}, "world_model.latent_dim is 0"),
-        ({"hidden_dims": ()}, "one or more widths"),
+        ({"num_residuals": 0}, "world_model.num_residuals is 0"),
+        ({"encoder_dims": ()}, "one or more widths"),
+        ({"hidden_dims": (0,)}, "widths of at least 1"),
         ({"activation": "relu"}, "second derivatives"),
         ({"head_scale": 0.0}, "above 0"),
     ],
@@ -78,3 +79,23 @@ def test_prior_plan_is_the_prior_rolled_through_the_model():
 def test_bad_settings_name_what_is_allowed(changes, message):
     with pytest.raises(ValueError, match=message):
         WorldModelConfig(**changes)
+
+
+def test_encoder_and_prior_are_the_tasks_ppo_mlp():
+    config = WorldModelConfig().filled_from((32, 16), "elu")
+    model = LatentWorldModel(5, 2, config)
+    network = [*model.encoder, *model.prior]
+    shapes = [tuple(layer.weight.shape) for layer in network if isinstance(layer, torch.nn.Linear)]
+    assert shapes == [(32, 5), (16, 32), (2, 16)]
+    assert [type(layer).__name__ for layer in network] == ["Linear", "ELU", "Linear", "ELU", "Linear"]
+    assert WorldModelConfig(encoder_dims=(7,)).filled_from((32,), "relu").encoder_activation == "swish"
+    assert WorldModelConfig(encoder_dims=(7,)).filled_from((32,), "elu").encoder_dims == (7,)
+
+
+def test_return_statistics_follow_the_returns():
+    model = LatentWorldModel(5, 2, WorldModelConfig())
+    for _ in range(3):
+        model.update_return_statistics(torch.tensor([8.0, 10.0, 12.0]))
+    assert model.return_mean == pytest.approx(10.0) and model.return_std == pytest.approx(2.0)
+    model.update_return_statistics(torch.tensor([5.0]).repeat(4))
+    assert 5.0 < model.return_mean < 10.0 and 0.0 < model.return_std < 2.0
