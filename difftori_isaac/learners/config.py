@@ -8,7 +8,11 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class ModelLossConfig:
-    """Weights and schedule of the world-model losses of :class:`~difftori_isaac.learners.ppo.TrajOptPPO`."""
+    """Weights and schedule of the world-model losses of :class:`~difftori_isaac.learners.ppo.TrajOptPPO`.
+
+    Raises:
+        ValueError: If a value is outside its range; the message names the value and what is allowed.
+    """
 
     horizon: int = 3
     """Length of the sub-sequences on which the model is trained [steps]."""
@@ -27,25 +31,46 @@ class ModelLossConfig:
     rho: float = 0.9
     """Decay of the loss weights along the sub-sequence."""
 
+    def __post_init__(self) -> None:
+        _at_least(self, "learner.model_losses", 1, "horizon", "batch_size")
+        _at_least(self, "learner.model_losses", 0, "num_updates", "consistency_coef", "reward_coef", "value_coef")
+        _above_zero(self, "learner.model_losses", "learning_rate", "rho")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PPOConfig:
-    """Settings of PPO, in rsl_rl's names."""
+    """Settings of PPO, in rsl_rl's names.
+
+    Raises:
+        ValueError: If a value is outside its range; the message names the value and what is allowed.
+    """
 
     num_steps_per_env: int | None = None
     """Environment steps per environment and iteration."""
     num_learning_epochs: int | None = None
+    """Passes over the rollout per iteration."""
     num_mini_batches: int | None = None
+    """Mini-batches of a pass."""
     clip_param: float | None = None
+    """Clipping of the probability ratio, and of the value's change."""
     gamma: float | None = None
+    """Discount of the return."""
     lam: float | None = None
+    """λ of the generalised advantage estimate."""
     value_loss_coef: float | None = None
+    """Weight of the critic's loss."""
     use_clipped_value_loss: bool | None = None
+    """Whether the critic's loss is clipped."""
     entropy_coef: float | None = None
+    """Weight of the entropy bonus."""
     learning_rate: float | None = None
+    """Learning rate, at the start if the schedule is adaptive."""
     schedule: Literal["adaptive", "fixed"] | None = None
+    """Whether the learning rate follows the KL divergence of an update."""
     desired_kl: float | None = None
+    """KL divergence that the adaptive schedule aims at."""
     max_grad_norm: float | None = None
+    """Gradients of actor and critic are clipped to this norm."""
     init_std: float | None = None
     """Standard deviation of the action noise at the start, in the units of the action."""
     actor_hidden_dims: tuple[int, ...] | None = None
@@ -60,8 +85,19 @@ class PPOConfig:
     """Observation groups of the sets ``actor`` and ``critic``."""
     max_nonfinite_share: float = 0.1
     """Share of non-finite environments (observation, reward or plan) in one iteration above which training stops."""
+    plan_lr_scale: float = 0.1
+    """Factor on PPO's learning rate for dynamics, reward and value heads of ``policy=trajopt``."""
     model_losses: ModelLossConfig = field(default_factory=ModelLossConfig)
     """World-model losses of ``policy=trajopt``."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, "learner", 1, "num_steps_per_env", "num_learning_epochs", "num_mini_batches")
+        _at_least(self, "learner", 0, "value_loss_coef", "entropy_coef", "max_nonfinite_share", "plan_lr_scale")
+        _above_zero(self, "learner", "clip_param", "learning_rate", "desired_kl", "max_grad_norm", "init_std")
+        for name in ("gamma", "lam"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise ValueError(f"learner.{name} is {value}; allowed: a number from 0 to 1")
 
     def filled_from(self, settings: dict[str, Any]) -> PPOConfig:
         """This configuration with every ``None`` replaced by the task's setting or, where it has none, by a default.
@@ -85,6 +121,20 @@ class PPOConfig:
                 value = task[name] if task[name] is not None else _DEFAULTS.get(name)
                 filled[name] = tuple(value or ()) if name.endswith("hidden_dims") else value
         return replace(self, **filled)
+
+
+def _at_least(config: object, section: str, low: int, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value >= low:
+            raise ValueError(f"{section}.{name} is {value}; allowed: at least {low}")
+
+
+def _above_zero(config: object, section: str, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{section}.{name} is {value}; allowed: above 0")
 
 
 _DEFAULTS: dict[str, Any] = {

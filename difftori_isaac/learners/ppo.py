@@ -23,6 +23,20 @@ from difftori_isaac.world_models.config import WorldModelConfig
 from difftori_isaac.world_models.latent import LatentWorldModel
 
 
+class ScaledAdam(torch.optim.Adam):
+    """Adam whose parameter groups may have an ``lr_scale``, a factor on the learning rate that a schedule sets."""
+
+    def step(self, closure: Any = None) -> Any:
+        """See torch."""
+        rates = [group["lr"] for group in self.param_groups]
+        for group in self.param_groups:
+            group["lr"] *= group.get("lr_scale", 1.0)
+        result = super().step(closure)
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            group["lr"] = rate
+        return result
+
+
 class TrajOptPPO(PPO):
     """rsl_rl's PPO for a :class:`~difftori_isaac.policies.trajopt_actor.TrajOptActor`.
 
@@ -31,8 +45,24 @@ class TrajOptPPO(PPO):
     path, ``class_name="difftori_isaac.learners.ppo:TrajOptPPO"``.
     """
 
-    def __init__(self, *args: Any, model_losses: ModelLossConfig | dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Take rsl_rl's arguments and ``model_losses``, settings or a mapping of their names to values."""
+    def __init__(
+        self,
+        *args: Any,
+        plan_lr_scale: float = 0.1,
+        model_losses: ModelLossConfig | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Build the learner.
+
+        Args:
+            *args: See rsl_rl's PPO.
+            plan_lr_scale: Factor on the surrogate's learning rate for dynamics, reward and value heads.
+            model_losses: Settings of the model losses, or a mapping of their names to values.
+            **kwargs: See rsl_rl's PPO.
+
+        Raises:
+            ValueError: If the sub-sequences are longer than the rollout.
+        """
         super().__init__(*args, **kwargs)
         if not isinstance(model_losses, ModelLossConfig):
             model_losses = ModelLossConfig(**(model_losses or {}))
@@ -41,6 +71,12 @@ class TrajOptPPO(PPO):
                 f"learner.model_losses.horizon is {model_losses.horizon}; allowed: at most "
                 f"learner.num_steps_per_env = {self.storage.num_transitions_per_env}"
             )
+        model = self.world_model
+        plan = [*model.dynamics.parameters(), *model.reward_head.parameters(), *model.value_head.parameters()]
+        rest = [p for net in (self.actor, self.critic) for p in net.parameters() if not any(p is q for q in plan)]
+        self.optimizer = ScaledAdam(
+            [{"params": rest}, {"params": plan, "lr_scale": plan_lr_scale}], lr=self.learning_rate
+        )
         self.model_loss_config = model_losses
         self.model_optimizer = torch.optim.Adam(self.world_model.parameters(), lr=model_losses.learning_rate)
         self._last_obs: TensorDict | None = None
@@ -151,5 +187,13 @@ def build_ppo(
     storage = RolloutStorage("rl", env.num_envs, settings["num_steps_per_env"], obs, [env.num_actions], device)
     algorithm = {name: settings[name] for name in ALGORITHM_SETTINGS}
     if policy == "trajopt":
-        return TrajOptPPO(actor, critic, storage, device=device, model_losses=learner.model_losses, **algorithm)
+        return TrajOptPPO(
+            actor,
+            critic,
+            storage,
+            device=device,
+            plan_lr_scale=learner.plan_lr_scale,
+            model_losses=learner.model_losses,
+            **algorithm,
+        )
     return PPO(actor, critic, storage, device=device, **algorithm)

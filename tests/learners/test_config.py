@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from difftori_isaac.learners.config import PPOConfig
+import pytest
+
+from difftori_isaac.learners.config import ModelLossConfig, PPOConfig
 
 
 def test_the_user_comes_before_the_task_and_the_task_before_the_defaults():
@@ -24,3 +26,19 @@ def test_the_user_comes_before_the_task_and_the_task_before_the_defaults():
 def test_a_task_without_settings_gets_defaults():
     filled = PPOConfig().filled_from({})
     assert all(value is not None for name, value in vars(filled).items() if name != "obs_groups")
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: PPOConfig(num_mini_batches=0), "learner.num_mini_batches is 0; allowed: at least 1"),
+        (lambda: PPOConfig(gamma=1.1), "learner.gamma is 1.1; allowed: a number from 0 to 1"),
+        (lambda: PPOConfig(init_std=0.0), "learner.init_std is 0.0; allowed: above 0"),
+        (lambda: ModelLossConfig(num_updates=-1), "learner.model_losses.num_updates is -1; allowed: at least 0"),
+        (lambda: ModelLossConfig(rho=0.0), "learner.model_losses.rho is 0.0; allowed: above 0"),
+    ],
+)
+def test_bad_settings_name_what_is_allowed(build, message):
+    with pytest.raises(ValueError) as error:
+        build()
+    assert str(error.value) == message

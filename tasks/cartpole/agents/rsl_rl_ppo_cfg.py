@@ -11,3 +11,4 @@ class CartpolePPORunnerCfg(CartpoleDirectPPORunnerCfg):
     """PPO settings for ``DiffTori-Cartpole-Direct``."""
 
     experiment_name = "difftori_cartpole"
+    obs_groups = {"actor": ["policy"], "critic": ["policy"]}  # noqa: RUF012 (a configclass copies it)
