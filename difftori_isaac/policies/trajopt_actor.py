@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from rsl_rl.models import MLPModel
 from tensordict import TensorDict
 from torch import nn
@@ -49,15 +50,16 @@ class TrajOptActor(MLPModel):
         Raises:
             ValueError: If a setting is outside its range or an observation group is not flat.
         """
-        super().__init__(
-            obs,
-            obs_groups,
-            obs_set,
-            output_dim,
-            hidden_dims=(1,),  # replaced by the planner
-            obs_normalization=obs_normalization,
-            distribution_cfg=distribution_cfg,
-        )
+        with torch.random.fork_rng(devices=[]):  # the network built here is replaced by the planner
+            super().__init__(
+                obs,
+                obs_groups,
+                obs_set,
+                output_dim,
+                hidden_dims=(1,),
+                obs_normalization=obs_normalization,
+                distribution_cfg=distribution_cfg,
+            )
         self.mlp = TrajOptPlanner(
             self.obs_dim,
             output_dim,

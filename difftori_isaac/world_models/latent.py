@@ -40,10 +40,11 @@ class LatentWorldModel(nn.Module):
         step_dim, activation = latent_dim + action_dim, config.activation
         self.encoder = mlp(obs_dim, encoder_hidden_dims, latent_dim, config.encoder_activation)
         self.encoder.append(resolve_nn_activation(config.encoder_activation))
-        self.dynamics = mlp(step_dim, config.hidden_dims, latent_dim, activation)
-        self.reward_head = mlp(step_dim, config.hidden_dims, config.num_residuals, activation)
-        self.value_head = mlp(latent_dim, config.hidden_dims, config.num_residuals, activation)
         self.prior = mlp(latent_dim, config.prior_hidden_dims, action_dim, activation)
+        with torch.random.fork_rng(devices=[]):  # with one seed, encoder, prior and critic start as those of a PPO-MLP
+            self.dynamics = mlp(step_dim, config.hidden_dims, latent_dim, activation)
+            self.reward_head = mlp(step_dim, config.hidden_dims, config.num_residuals, activation)
+            self.value_head = mlp(latent_dim, config.hidden_dims, config.num_residuals, activation)
         self.reward_max = nn.Parameter(torch.zeros(()))
         self.value_max = nn.Parameter(torch.zeros(()))
         self.register_buffer("return_mean", torch.zeros(()))

@@ -88,6 +88,22 @@ def test_the_baseline_is_rsl_rls_own(env):
     assert type(algorithm) is PPO and type(algorithm.actor) is MLPModel
 
 
+def test_one_seed_starts_both_policies_alike(env):
+    """A comparison with the same seeds differs by the planner alone."""
+    learner = PPOConfig().filled_from(load_ppo_settings(TASK))
+    algorithms = []
+    for policy in ("trajopt", "mlp"):
+        torch.manual_seed(5)
+        model = WorldModelConfig().filled_from(learner.actor_hidden_dims, learner.activation)
+        algorithms.append(
+            build_ppo(env, policy=policy, trajopt=TrajOptConfig(), world_model=model, learner=learner, device="cpu")
+        )
+    ours, baseline = algorithms
+    obs = env.get_observations()
+    assert (ours.actor(obs) - baseline.actor(obs)).abs().max() < 0.01
+    assert torch.equal(ours.critic(obs), baseline.critic(obs))
+
+
 def test_model_losses_longer_than_the_rollout_are_refused(env):
     with pytest.raises(ValueError, match=r"learner\.model_losses\.horizon is 17; allowed: at most"):
         build(env, horizon=17)
