@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+_COEFS = ("consistency_coef", "reward_coef", "value_coef", "prior_coef")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelLossConfig:
@@ -16,7 +18,7 @@ class ModelLossConfig:
 
     horizon: int = 3
     """Length of the sub-sequences on which the model is trained [steps]."""
-    num_updates: int = 0
+    num_updates: int = 10
     """Optimizer steps on the model losses per iteration; 0 trains the model through the plan alone."""
     batch_size: int = 1024
     """Sub-sequences per optimizer step."""
@@ -28,12 +30,14 @@ class ModelLossConfig:
     """Weight of the reward loss."""
     value_coef: float = 1.0
     """Weight of the terminal-value loss on the λ-returns."""
+    prior_coef: float = 0.0
+    """Weight of ``‖pi(z_0) − sg(a*_0)‖²``, which distils plans into the prior; above 0 it costs a solve per update."""
     rho: float = 0.9
     """Decay of the loss weights along the sub-sequence."""
 
     def __post_init__(self) -> None:
         _at_least(self, "learner.model_losses", 1, "horizon", "batch_size")
-        _at_least(self, "learner.model_losses", 0, "num_updates", "consistency_coef", "reward_coef", "value_coef")
+        _at_least(self, "learner.model_losses", 0, "num_updates", *_COEFS)
         _above_zero(self, "learner.model_losses", "learning_rate", "rho")
 
 

@@ -113,6 +113,12 @@ class TrajOptPPO(PPO):
             self.model_optimizer.load_state_dict(loaded_dict["model_optimizer_state_dict"])
         return super().load(loaded_dict, load_cfg, strict)
 
+    def _prior_loss(self, obs: torch.Tensor) -> torch.Tensor:
+        """Squared distance of prior actions from first planned actions."""
+        with torch.no_grad():
+            planned = self.planner.plan(obs).action
+        return nn.functional.mse_loss(self.world_model.pi(self.world_model.encode(obs)), planned)
+
     def _gradient_norms(self) -> dict[str, float]:
         """Norm of the last surrogate gradient that reached each part of the model."""
         norms = {
@@ -135,6 +141,8 @@ class TrajOptPPO(PPO):
         for _ in range(config.num_updates):
             batch = sample_sequences(*rollout, length=config.horizon, batch_size=config.batch_size)
             losses = model_losses(model, batch, config)
+            if config.prior_coef > 0:
+                losses["prior"] = self._prior_loss(batch.obs[:, 0])
             total = torch.stack([getattr(config, f"{name}_coef") * loss for name, loss in losses.items()]).sum()
             self.model_optimizer.zero_grad()
             total.backward()

@@ -28,14 +28,13 @@ class TrajOptPlanner(nn.Module):
     def plan(self, obs: torch.Tensor) -> TrajOptSolution:
         """Plans for flat observations, shape (num_envs, obs_dim)."""
         z0 = self.world_model.encode(obs)
-        prior = self.world_model.prior_plan(z0, self.layer.config.horizon)
-        solution = self.layer(self.world_model, z0, prior)
-        self.statistics.add(solution, prior)
-        return solution
+        return self.layer(self.world_model, z0, self.world_model.prior_plan(z0, self.layer.config.horizon))
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        """First planned actions, shape (num_envs, action_dim)."""
-        return self.plan(obs).action
+        """First planned actions, shape (num_envs, action_dim); counted in ``statistics``."""
+        solution = self.plan(obs)
+        self.statistics.add(solution)
+        return solution.action
 
 
 class SolverStatistics:
@@ -45,9 +44,9 @@ class SolverStatistics:
         self._sums: dict[str, torch.Tensor] = {}
 
     @torch.no_grad()
-    def add(self, solution: TrajOptSolution, prior: torch.Tensor) -> None:
-        """Count the solves of one batch, whose prior plans have the shape of ``solution.actions``."""
-        shift = (solution.action - prior[:, 0]).abs().mean(dim=1).masked_fill(solution.failed, 0.0)
+    def add(self, solution: TrajOptSolution) -> None:
+        """Count the solves of one batch."""
+        shift = solution.shift[:, 0].abs().mean(dim=1)
         rows = torch.stack(
             (torch.ones_like(shift), solution.converged, solution.iterations, solution.failed, shift), dim=1
         )

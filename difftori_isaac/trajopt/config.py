@@ -30,7 +30,7 @@ class TrajOptConfig:
     """Factor on the damping of an environment whose step was rejected."""
     damping_down: float = 0.1
     """Factor on the damping of an environment whose step was accepted."""
-    tolerance: float = 1e-3
+    tolerance: float = 1e-2
     """An environment has converged when a Newton step moves no action by more than this, in the action's units."""
     prior_weight: float = 1.0
     """Weight w of the prior block ``½ Σ_t ‖w (a_t − ā_t)‖²`` around the prior plan ā."""

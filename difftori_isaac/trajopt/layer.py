@@ -109,7 +109,8 @@ class TrajOptLayer:
         status = torch.full_like(accepted, SolveStatus.MAX_ITERATIONS)
         status[step_norm <= config.tolerance] = SolveStatus.CONVERGED
         status[~finite] = SolveStatus.NON_FINITE
-        return TrajOptSolution(actions, linearization.cost, step_norm, accepted, status)
+        shift = _zero_where(~finite, (actions - prior).detach())
+        return TrajOptSolution(actions, shift, linearization.cost, step_norm, accepted, status)
 
 
 def _normal(tensor: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,8 @@ class TrajOptSolution(NamedTuple):
 
     actions: torch.Tensor
     """Optimal action sequences, shape (num_envs, horizon, action_dim). Carries the gradient."""
+    shift: torch.Tensor
+    """How far ``actions`` are from the prior plan, of the same shape; 0 where a solve failed. Without gradient."""
     cost: torch.Tensor
     """Cost of ``actions``, shape (num_envs,)."""
     step_norm: torch.Tensor

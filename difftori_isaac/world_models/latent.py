@@ -56,7 +56,7 @@ class LatentWorldModel(nn.Module):
                     parameter.mul_(config.head_scale)
 
     @torch.no_grad()
-    def update_return_statistics(self, returns: torch.Tensor, momentum: float = 0.05) -> None:
+    def update_return_statistics(self, returns: torch.Tensor, momentum: float = 0.2) -> None:
         """Move ``return_mean`` and ``return_std`` towards those of ``returns``; the first call sets them."""
         self.num_return_updates.add_(1)
         weight = torch.reciprocal(self.num_return_updates.float()).clamp(min=momentum)

@@ -61,6 +61,22 @@ def test_an_update_trains_every_part_of_the_model(env):
     assert statistics["solver_failures"] == 0 and statistics["update_solver_failures"] == 0
 
 
+def test_distillation_moves_the_prior_to_the_plan(env):
+    only_prior = {"consistency_coef": 0.0, "reward_coef": 0.0, "value_coef": 0.0, "prior_coef": 1.0}
+    algorithm = build(env, num_updates=100, learning_rate=3e-3, **only_prior)
+    torch.nn.init.normal_(algorithm.world_model.reward_head[-1].weight)  # plans far from the prior
+    collect(env, algorithm)
+    obs = algorithm.storage.observations["policy"].flatten(0, 1)
+
+    def gap():
+        with torch.no_grad():
+            return algorithm.planner.plan(obs).shift[:, 0].square().mean()
+
+    before = gap()
+    assert algorithm._update_model()["model_prior"] > 0
+    assert gap() < 0.5 * before
+
+
 def test_a_saved_learner_continues_bit_for_bit(env):
     algorithm, other = build(env), build(env)
     collect(env, algorithm)
