@@ -37,9 +37,9 @@ class TrajOptConfig:
     discount: float = 0.99
     """Discount γ of the residuals along the horizon."""
     action_low: float | None = None
-    """Lower bound of every action component, in the units of the policy's action; ``None`` is unbounded."""
+    """Lower bound of every action component, in the units of the policy's action; null is unbounded."""
     action_high: float | None = None
-    """Upper bound of every action component, in the units of the policy's action; ``None`` is unbounded."""
+    """Upper bound of every action component, in the units of the policy's action; null is unbounded."""
     backward_mode: BackwardMode = "implicit"
     """How gradients pass through the solution."""
     hessian: HessianName = "gauss_newton"
@@ -68,4 +68,14 @@ class TrajOptConfig:
             raise ValueError(
                 f"trajopt.action_low is {self.action_low} and trajopt.action_high is {self.action_high}; "
                 "allowed: action_low below action_high"
+            )
+        if self.solver == "theseus" and (self.action_low is not None or self.action_high is not None):
+            raise ValueError(
+                "trajopt.solver is 'theseus', which has no bounds, but trajopt.action_low or trajopt.action_high is "
+                "set; allowed: trajopt.solver=gauss_newton, or action_low=null action_high=null"
+            )
+        if self.solver == "theseus" and self.backward_mode == "implicit" and self.hessian == "exact":
+            raise ValueError(
+                "trajopt.hessian is 'exact', but trajopt.solver=theseus differentiates with its own Gauss-Newton "
+                "Hessian; allowed: trajopt.hessian=gauss_newton"
             )

@@ -20,23 +20,9 @@ class TrajOptLayer:
     """
 
     def __init__(self, config: TrajOptConfig) -> None:
-        """Take the settings.
-
-        Raises:
-            ValueError: If the solver cannot do what the settings ask for.
-        """
+        """Take the settings."""
         self.config = config
         self._solver = get_solver(config.solver)
-        if config.solver == "theseus" and (config.action_low is not None or config.action_high is not None):
-            raise ValueError(
-                "trajopt.solver is 'theseus', which has no bounds, but trajopt.action_low or trajopt.action_high is "
-                "set; allowed: trajopt.solver=gauss_newton, or action_low=null action_high=null"
-            )
-        if config.solver == "theseus" and config.backward_mode == "implicit" and config.hessian == "exact":
-            raise ValueError(
-                "trajopt.hessian is 'exact', but trajopt.solver=theseus differentiates with its own Gauss-Newton "
-                "Hessian; allowed: trajopt.hessian=gauss_newton"
-            )
 
     def __call__(
         self,
