@@ -114,10 +114,10 @@ class TrajOptPPO(PPO):
         return super().load(loaded_dict, load_cfg, strict)
 
     def _prior_loss(self, obs: torch.Tensor) -> torch.Tensor:
-        """Squared distance of prior actions from first planned actions."""
+        """Squared distance of prior actions from first planned actions; trains the prior alone."""
         with torch.no_grad():
-            planned = self.planner.plan(obs).action
-        return nn.functional.mse_loss(self.world_model.pi(self.world_model.encode(obs)), planned)
+            planned, z0 = self.planner.plan(obs).action, self.world_model.encode(obs)
+        return nn.functional.mse_loss(self.world_model.pi(z0), planned)
 
     def _gradient_norms(self) -> dict[str, float]:
         """Norm of the last surrogate gradient that reached each part of the model."""

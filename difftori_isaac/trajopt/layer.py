@@ -83,8 +83,8 @@ class TrajOptLayer:
             linearization = linearize(problem, actions)
             free = problem.free(actions, linearization.gradient.view_as(actions))
             finite &= _all_finite(*linearization)
-            hessian = torch.where(finite[:, None, None], linearization.hessian, torch.eye(free[0].numel()).to(z0))
-            factor = free_factor(hessian, free)
+            identity = torch.eye(free[0].numel(), dtype=z0.dtype, device=z0.device)
+            factor = free_factor(torch.where(finite[:, None, None], linearization.hessian, identity), free)
             step = torch.cholesky_solve((linearization.gradient * free.flatten(1))[..., None], factor)[..., 0]
         if differentiable and config.backward_mode == "implicit" and config.solver != "theseus":
             solved = problem.replaced(z0=_zero_where(~finite, problem.z0), prior=_zero_where(~finite, problem.prior))
@@ -93,8 +93,8 @@ class TrajOptLayer:
 
         step_norm = step.abs().amax(dim=1)
         status = torch.full_like(accepted, SolveStatus.MAX_ITERATIONS)
-        status[step_norm <= config.tolerance] = SolveStatus.CONVERGED
-        status[~finite] = SolveStatus.NON_FINITE
+        status = status.masked_fill(step_norm <= config.tolerance, SolveStatus.CONVERGED)
+        status = status.masked_fill(~finite, SolveStatus.NON_FINITE)
         shift = _zero_where(~finite, (actions - prior).detach())
         return TrajOptSolution(actions, shift, linearization.cost, step_norm, accepted, status)
 
