@@ -32,6 +32,8 @@ class ModelLossConfig:
     """Weight of the terminal-value loss on the λ-returns."""
     prior_coef: float = 0.0
     """Weight of ``‖pi(z_0) − sg(a*_0)‖²``, which distils plans into the prior; above 0 it costs a solve per update."""
+    train_encoder: bool = False
+    """Whether these losses train the encoder too, or leave it to PPO's surrogate."""
     rho: float = 0.9
     """Decay of the loss weights along the sub-sequence."""
 

@@ -76,7 +76,8 @@ def model_losses(model: LatentWorldModel, batch: Sequences, config: ModelLossCon
     length = batch.actions.shape[1]
     with torch.no_grad():
         targets = model.encode(batch.obs[:, 1:])
-    z = model.encode(batch.obs[:, 0])
+    with torch.set_grad_enabled(config.train_encoder):
+        z = model.encode(batch.obs[:, 0])
     rho = config.rho ** torch.arange(length, dtype=z.dtype, device=z.device)
     rewards = batch.rewards / model.return_std
     values = (batch.returns - model.return_mean) / model.return_std

@@ -19,11 +19,11 @@ class LatentWorldModel(nn.Module):
     """
 
     return_mean: torch.Tensor
-    """Running mean of returns: the origin of predicted values."""
+    """Mean of all returns so far: the origin of predicted values."""
     num_return_updates: torch.Tensor
     """Times that the two were updated."""
     return_std: torch.Tensor
-    """Running standard deviation of returns: the unit of predicted rewards and values."""
+    """Standard deviation of all returns so far: the unit of predicted rewards and values."""
 
     def __init__(self, obs_dim: int, action_dim: int, config: WorldModelConfig) -> None:
         """Build the networks.
@@ -56,12 +56,15 @@ class LatentWorldModel(nn.Module):
                     parameter.mul_(config.head_scale)
 
     @torch.no_grad()
-    def update_return_statistics(self, returns: torch.Tensor, momentum: float = 0.2) -> None:
-        """Move ``return_mean`` and ``return_std`` towards those of ``returns``; the first call sets them."""
+    def update_return_statistics(self, returns: torch.Tensor) -> None:
+        """Count ``returns`` of any shape into ``return_mean`` and ``return_std``; every call weighs the same."""
         self.num_return_updates.add_(1)
-        weight = torch.reciprocal(self.num_return_updates.float()).clamp(min=momentum)
-        self.return_mean.lerp_(returns.mean(), weight)
-        self.return_std.lerp_(returns.std().clamp(min=1e-3), weight)
+        weight = torch.reciprocal(self.num_return_updates.float())
+        delta = returns.mean() - self.return_mean
+        spread = returns.var(unbiased=False) + (1.0 - weight) * delta.square()
+        variance = self.return_std.square().where(self.num_return_updates > 1, spread)
+        self.return_std.copy_(variance.lerp(spread, weight).sqrt().clamp(min=1e-3))
+        self.return_mean.add_(weight * delta)
 
     def encode(self, obs: torch.Tensor) -> torch.Tensor:
         """Latent states, shape (num_envs, latent_dim), of flat observations, shape (num_envs, obs_dim)."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from difftori_isaac.learners.config import ModelLossConfig
@@ -97,10 +100,13 @@ def test_later_steps_weigh_less():
     assert abs(effect(1) / effect(0) - 0.5) < 0.01 and abs(effect(2) / effect(0) - 0.25) < 0.01
 
 
-def test_gradient_trains_every_head_but_not_the_prior():
+@pytest.mark.parametrize("train_encoder", [False, True])
+def test_gradient_trains_the_heads_and_on_request_the_encoder(train_encoder):
     model = make_model()
-    sum(model_losses(model, make_sequences(), CONFIG).values()).backward()
+    config = replace(CONFIG, train_encoder=train_encoder)
+    sum(model_losses(model, make_sequences(), config).values()).backward()
+    trained = {"dynamics", "reward_head", "value_head"} | ({"encoder"} if train_encoder else set())
     for name, module in model.named_children():
         has_gradient = any(parameter.grad is not None and parameter.grad.any() for parameter in module.parameters())
-        assert has_gradient == (name != "prior"), name
+        assert has_gradient == (name in trained), name
     assert model.reward_max.grad != 0 and model.value_max.grad != 0
