@@ -61,9 +61,14 @@ class TrajOptPPO(PPO):
             **kwargs: See rsl_rl's PPO.
 
         Raises:
-            ValueError: If the sub-sequences are longer than the rollout.
+            ValueError: If the sub-sequences are longer than the rollout, another optimizer than Adam is asked for, or
+                training is distributed.
         """
         super().__init__(*args, **kwargs)
+        if kwargs.get("optimizer", "adam") != "adam":
+            raise ValueError(f"optimizer is {kwargs['optimizer']!r}; allowed with a trajectory optimizer: adam")
+        if self.is_multi_gpu:
+            raise ValueError("distributed training of a trajectory-optimizer policy is not available yet; use one GPU")
         if not isinstance(model_losses, ModelLossConfig):
             model_losses = ModelLossConfig(**(model_losses or {}))
         if model_losses.horizon > self.storage.num_transitions_per_env:
@@ -77,6 +82,7 @@ class TrajOptPPO(PPO):
         self.optimizer = ScaledAdam(
             [{"params": rest}, {"params": plan, "lr_scale": plan_lr_scale}], lr=self.learning_rate
         )
+        self.plan_lr_scale = plan_lr_scale
         self.model_loss_config = model_losses
         self.model_optimizer = torch.optim.Adam(self.world_model.parameters(), lr=model_losses.learning_rate)
         self._last_obs: TensorDict | None = None
@@ -108,10 +114,13 @@ class TrajOptPPO(PPO):
         return super().save() | {"model_optimizer_state_dict": self.model_optimizer.state_dict()}
 
     def load(self, loaded_dict: dict[str, Any], load_cfg: dict[str, Any] | None, strict: bool) -> bool:
-        """See rsl_rl; restores the model's optimizer with PPO's."""
+        """See rsl_rl; restores the model's optimizer with PPO's, at the learning rates of this configuration."""
+        load_iteration = super().load(loaded_dict, load_cfg, strict)
         if load_cfg is None or load_cfg.get("optimizer"):
             self.model_optimizer.load_state_dict(loaded_dict["model_optimizer_state_dict"])
-        return super().load(loaded_dict, load_cfg, strict)
+            self.model_optimizer.param_groups[0]["lr"] = self.model_loss_config.learning_rate
+            self.optimizer.param_groups[1]["lr_scale"] = self.plan_lr_scale
+        return load_iteration
 
     def _prior_loss(self, obs: torch.Tensor) -> torch.Tensor:
         """Squared distance of prior actions from first planned actions; trains the prior alone."""

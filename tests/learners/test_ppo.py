@@ -100,6 +100,15 @@ def test_a_saved_learner_continues_bit_for_bit(env):
         assert torch.equal(a, b)
 
 
+def test_what_would_be_ignored_is_refused(env):
+    algorithm = build(env)
+    parts = (algorithm.actor, algorithm.critic, algorithm.storage)
+    with pytest.raises(ValueError, match="optimizer is 'sgd'; allowed with a trajectory optimizer: adam"):
+        TrajOptPPO(*parts, optimizer="sgd")
+    with pytest.raises(ValueError, match="distributed training"):
+        TrajOptPPO(*parts, multi_gpu_cfg={"global_rank": 0, "local_rank": 0, "world_size": 2})
+
+
 def test_runs_under_rsl_rls_own_runner(env, tmp_path):
     """Actor and algorithm plug into an rsl_rl configuration by their paths; the runner saves and loads them."""
     settings = load_ppo_settings(TASK) | {"num_steps_per_env": 4, "save_interval": 1}
