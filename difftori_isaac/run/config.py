@@ -216,8 +216,9 @@ def validate[C](schema: type[C], values: Mapping[str, Any]) -> C:
     try:
         return TypeAdapter(schema).validate_python(mark(values))
     except ValidationError as error:
-        first = error.errors()[0]
-    key, kind = ".".join(str(part) for part in first["loc"]), first["type"]
+        errors = [(_key_of(item["loc"], schema), item) for item in error.errors()]
+    key, first = errors[0]
+    kind = first["type"]
     context = first.get("ctx", {})
     if kind == "value_error":
         raise ConfigError(str(context["error"])) from None
@@ -230,6 +231,16 @@ def validate[C](schema: type[C], values: Mapping[str, Any]) -> C:
     elif kind == "string_too_short":
         allowed = "a text that is not empty"
     else:
-        allowed = ALLOWED.get(kind.split("_")[0], first["msg"]).format(key=key)
+        each = [
+            ALLOWED.get(item["type"].split("_")[0], item["msg"]).format(key=key) for at, item in errors if at == key
+        ]
+        allowed = ", or ".join(dict.fromkeys(each))
     given = "null" if first["input"] is None else repr(first["input"])
     raise ConfigError(f"{key} is {given}; allowed: {allowed}")
+
+
+def _key_of(location: tuple[int | str, ...], schema: type) -> str:
+    """The setting in which pydantic found an error, without the place in its list or in its alternatives."""
+    parts, leaves = [str(part) for part in location], leaf_keys(schema)
+    prefixes = (".".join(parts[: end + 1]) for end in range(len(parts)))
+    return next((prefix for prefix in prefixes if prefix in leaves), ".".join(parts))

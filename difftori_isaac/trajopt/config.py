@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal, get_args
+
+from difftori_isaac.trajopt import bounds
+from difftori_isaac.trajopt.bounds import Bound
 
 SolverName = Literal["gauss_newton", "theseus"]
 BackwardMode = Literal["implicit", "truncated", "unroll"]
@@ -24,6 +28,8 @@ class TrajOptConfig:
     """Number of planned actions [steps]."""
     iterations: int = 3
     """Levenberg-Marquardt iterations of one solve."""
+    hessian_every: int = 1
+    """Iterations from one Gauss-Newton Hessian to the next; between them the gradient alone is new (Shamanskii)."""
     damping: float = 1e-3
     """Initial Levenberg-Marquardt damping, relative to the mean diagonal of the Gauss-Newton Hessian."""
     damping_up: float = 10.0
@@ -36,10 +42,10 @@ class TrajOptConfig:
     """Weight w of the prior block ``½ Σ_t ‖w (a_t − ā_t)‖²`` around the prior plan ā."""
     discount: float = 0.99
     """Discount γ of the residuals along the horizon."""
-    action_low: float | None = None
-    """Lower bound of every action component, in the units of the policy's action; null is unbounded."""
-    action_high: float | None = None
-    """Upper bound of every action component, in the units of the policy's action; null is unbounded."""
+    action_low: Bound = None
+    """Lower bound of all action components, or a list of one per component, in their units; null is unbounded."""
+    action_high: Bound = None
+    """Upper bound of all action components, or a list of one per component, in their units; null is unbounded."""
     backward_mode: BackwardMode = "implicit"
     """How gradients pass through the solution."""
     hessian: HessianName = "gauss_newton"
@@ -48,10 +54,13 @@ class TrajOptConfig:
     """Differentiated iterations of ``backward_mode=truncated``."""
 
     def __post_init__(self) -> None:
+        for name in ("action_low", "action_high"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, allowed in (("solver", SolverName), ("backward_mode", BackwardMode), ("hessian", HessianName)):
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(f"trajopt.{name} is {getattr(self, name)!r}; allowed: {', '.join(get_args(allowed))}")
-        for name in ("horizon", "iterations", "backward_iterations"):
+        for name in ("horizon", "iterations", "hessian_every", "backward_iterations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trajopt.{name} is {getattr(self, name)}; allowed: an integer of at least 1")
         for name in ("damping", "tolerance", "prior_weight"):
@@ -64,12 +73,8 @@ class TrajOptConfig:
             )
         if not 0.0 < self.discount <= 1.0:
             raise ValueError(f"trajopt.discount is {self.discount}; allowed: above 0, at most 1")
-        if self.action_low is not None and self.action_high is not None and not self.action_low < self.action_high:
-            raise ValueError(
-                f"trajopt.action_low is {self.action_low} and trajopt.action_high is {self.action_high}; "
-                "allowed: action_low below action_high"
-            )
-        if self.solver == "theseus" and (self.action_low is not None or self.action_high is not None):
+        bounds.check(self.action_low, self.action_high)
+        if self.solver == "theseus" and self.bounded:
             raise ValueError(
                 "trajopt.solver is 'theseus', which has no bounds, but trajopt.action_low or trajopt.action_high is "
                 "set; allowed: trajopt.solver=gauss_newton, or action_low=null action_high=null"
@@ -79,3 +84,9 @@ class TrajOptConfig:
                 "trajopt.hessian is 'exact', but trajopt.solver=theseus differentiates with its own Gauss-Newton "
                 "Hessian; allowed: trajopt.hessian=gauss_newton"
             )
+
+    @property
+    def bounded(self) -> bool:
+        """Whether any action component has a bound."""
+        low, high = bounds.entries(self.action_low, float("-inf")), bounds.entries(self.action_high, float("inf"))
+        return any(isfinite(entry) for entry in low + high)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import torch
 
+from difftori_isaac.trajopt.bounds import bound_tensor
 from difftori_isaac.trajopt.config import TrajOptConfig
-from difftori_isaac.trajopt.gradients import free_factor, implicit_gradient
-from difftori_isaac.trajopt.linearize import linearize
 from difftori_isaac.trajopt.problem import TrajOptModel, TrajOptProblem
-from difftori_isaac.trajopt.solution import SolveStatus, TrajOptSolution
+from difftori_isaac.trajopt.solution import SolveStatus, TrajOptSolution, all_finite, zero_where
 from difftori_isaac.trajopt.solvers import get_solver
 
 
@@ -44,7 +45,7 @@ class TrajOptLayer:
             warm_start: First guess, of the shape of ``prior``; the prior plan if not given.
 
         Raises:
-            ValueError: If a shape does not fit.
+            ValueError: If a shape or the number of bounds does not fit.
         """
         if prior.ndim != 3 or prior.shape[:2] != (z0.shape[0], self.config.horizon):
             raise ValueError(
@@ -66,49 +67,29 @@ class TrajOptLayer:
         differentiable: bool,
     ) -> TrajOptSolution:
         config = self.config
-        finite = _all_finite(z0, prior)
+        finite = all_finite(z0, prior)
+        size = (prior.shape[2], prior.dtype, prior.device)
         problem = TrajOptProblem(
             model=model,
-            z0=_zero_where(~finite, z0),
-            prior=_zero_where(~finite, prior),
+            z0=zero_where(~finite, z0),
+            prior=zero_where(~finite, prior),
             prior_weight=config.prior_weight,
             discount=config.discount,
-            low=config.action_low,
-            high=config.action_high,
+            low=bound_tensor("action_low", config.action_low, -inf, *size),
+            high=bound_tensor("action_high", config.action_high, inf, *size),
         )
         guess = problem.project(guess.nan_to_num(0.0, 0.0, 0.0))
-        actions, accepted = self._solver(problem, guess, config, differentiable=differentiable)
+        result = self._solver(problem, guess, config, differentiable=differentiable)
 
-        with torch.no_grad():
-            linearization = linearize(problem, actions)
-            free = problem.free(actions, linearization.gradient.view_as(actions))
-            finite &= _all_finite(*linearization)
-            identity = torch.eye(free[0].numel(), dtype=z0.dtype, device=z0.device)
-            factor = free_factor(torch.where(finite[:, None, None], linearization.hessian, identity), free)
-            step = torch.cholesky_solve((linearization.gradient * free.flatten(1))[..., None], factor)[..., 0]
-        if differentiable and config.backward_mode == "implicit" and config.solver != "theseus":
-            solved = problem.replaced(z0=_zero_where(~finite, problem.z0), prior=_zero_where(~finite, problem.prior))
-            actions = implicit_gradient(solved, _zero_where(~finite, actions), free, factor, config.hessian)
-        actions = torch.where(finite[:, None, None], actions, guess)
-
-        step_norm = step.abs().amax(dim=1)
-        status = torch.full_like(accepted, SolveStatus.MAX_ITERATIONS)
-        status = status.masked_fill(step_norm <= config.tolerance, SolveStatus.CONVERGED)
+        finite &= all_finite(result.cost, result.step_norm)
+        actions = torch.where(finite[:, None, None], result.actions, guess)
+        status = torch.full_like(result.iterations, SolveStatus.MAX_ITERATIONS)
+        status = status.masked_fill(result.step_norm <= config.tolerance, SolveStatus.CONVERGED)
         status = status.masked_fill(~finite, SolveStatus.NON_FINITE)
-        shift = _zero_where(~finite, (actions - prior).detach())
-        return TrajOptSolution(actions, shift, linearization.cost, step_norm, accepted, status)
+        shift = zero_where(~finite, (actions - prior).detach())
+        return TrajOptSolution(actions, shift, result.cost, result.step_norm, result.iterations, status)
 
 
 def _normal(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor that autograd can record, of the same value."""
     return tensor.clone() if tensor.is_inference() else tensor
-
-
-def _zero_where(mask: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-    """``tensor`` with the environments of ``mask``, shape (num_envs,), set to zero; they pass no gradient."""
-    return tensor.masked_fill(mask.view(-1, *[1] * (tensor.ndim - 1)), 0.0)
-
-
-def _all_finite(*tensors: torch.Tensor) -> torch.Tensor:
-    """Whether every number of an environment is finite, shape (num_envs,)."""
-    return torch.stack([tensor.isfinite().view(len(tensor), -1).all(dim=1) for tensor in tensors]).all(dim=0)

@@ -76,9 +76,9 @@ class TrajOptProblem:
     discount: float = 1.0
     """Discount γ."""
     low: float | torch.Tensor | None = None
-    """Lower bounds, broadcast to (num_envs, horizon, action_dim); ``None`` is unbounded."""
+    """Lower bounds, broadcast to (num_envs, horizon, action_dim); ``None`` and −∞ are unbounded."""
     high: float | torch.Tensor | None = None
-    """Upper bounds, broadcast to (num_envs, horizon, action_dim); ``None`` is unbounded."""
+    """Upper bounds, broadcast to (num_envs, horizon, action_dim); ``None`` and ∞ are unbounded."""
 
     @property
     def horizon(self) -> int:

@@ -36,12 +36,14 @@ def test_values_keep_their_types():
         "task=A",
         "learner.actor_hidden_dims=[64,32]",
         "learner.gamma=1",
+        "trajopt.action_low=[-1,null,-inf]",
         "run_dir=2024",
         "wandb={mode: offline}",
         "seed=1e3",
     )
     assert config.learner.actor_hidden_dims == (64, 32)
     assert config.learner.gamma == 1.0 and isinstance(config.learner.gamma, float)
+    assert config.trajopt.action_low == (-1.0, None, float("-inf"))
     assert (config.run_dir, config.wandb.mode, config.seed) == ("2024", "offline", 1000)
 
 
@@ -93,6 +95,8 @@ BAD = {
     "trajopt.horizon=0": "trajopt.horizon is 0; allowed: an integer of at least 1",
     "trajopt.discount=nan": "trajopt.discount is nan; allowed: a finite number",
     "trajopt.horizon=long": "trajopt.horizon is 'long'; allowed: an integer",
+    "trajopt.action_low=wide": "trajopt.action_low is 'wide'; allowed: a list, for example [64,64], or a number",
+    "trajopt.action_low=[-1,wide]": "trajopt.action_low is 'wide'; allowed: a number",
     "trajopt=3": "trajopt is 3; allowed: keys of its own",
     "world_model.activation=sin": "world_model.activation is 'sin'; allowed: ",
     "learner.actor_hidden_dims=64": "learner.actor_hidden_dims is 64; allowed: a list",

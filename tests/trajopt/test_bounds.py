@@ -1,0 +1,55 @@
+"""Bounds of single action components."""
+
+from __future__ import annotations
+
+from math import inf, nan
+
+import pytest
+import torch
+
+from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.trajopt.layer import TrajOptLayer
+
+
+def solve(problem, low, high, **changes):
+    model, z0, prior = problem
+    config = TrajOptConfig(**{"iterations": 30, "tolerance": 1e-6} | changes, action_low=low, action_high=high)
+    return TrajOptLayer(config)(model, z0, prior)
+
+
+@pytest.mark.parametrize("unbounded", [None, inf], ids=["null", "infinite"])
+def test_each_component_has_its_own_bounds(make_problem, unbounded):
+    problem = make_problem(num_envs=16, action_dim=3, scale=3.0)
+    lower = None if unbounded is None else -unbounded
+    solution = solve(problem, (-0.1, lower, -0.3), (unbounded, unbounded, 0.2))
+    first, second, third = solution.actions.detach().unbind(dim=2)
+    assert solution.converged.all()
+    assert (first >= -0.1).all() and (first == -0.1).any() and (first > 0.3).any()
+    assert (second.abs() > 0.3).any()
+    assert (third >= -0.3).all() and (third <= 0.2).all() and (third == 0.2).any()
+
+
+def test_equal_entries_are_one_number(make_problem):
+    problem = make_problem(action_dim=3)
+    one, each = solve(problem, -0.2, 0.3), solve(problem, (-0.2,) * 3, [0.3, 0.3, 0.3])
+    assert torch.equal(one.actions, each.actions)
+
+
+@pytest.mark.parametrize("solver", ["gauss_newton", "theseus"])
+def test_infinite_bounds_are_none(make_problem, solver):
+    problem = make_problem()
+    free, infinite = solve(problem, None, None, solver=solver), solve(problem, -inf, (None, inf), solver=solver)
+    assert torch.equal(free.actions, infinite.actions)
+
+
+def test_wrong_number_of_entries_names_both_lengths(make_problem):
+    with pytest.raises(ValueError, match="action_high has 3 entries, but an action has 2 components; allowed: null, "):
+        solve(make_problem(action_dim=2), None, (1.0, 1.0, None))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [((0.0, 0.0), (1.0, 0.0)), ((0.0, 0.0), 0.0), ((0.0,) * 2, (1.0,) * 3), (nan, None), (inf, None)]
+)
+def test_impossible_bounds_are_refused(low, high):
+    with pytest.raises(ValueError, match="allowed: "):
+        TrajOptConfig(action_low=low, action_high=high)
