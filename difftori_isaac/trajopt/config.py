@@ -40,6 +40,8 @@ class TrajOptConfig:
     """An environment has converged when a Newton step moves no action by more than this, in the action's units."""
     prior_weight: float = 1.0
     """Weight w of the prior block ``½ Σ_t ‖w (a_t − ā_t)‖²`` around the prior plan ā."""
+    action_rate_weight: float = 0.0
+    """Weight v of the action-rate block ``½ Σ_{t≥1} ‖v (a_t − a_{t−1})‖²``, which smooths the plan."""
     discount: float = 0.99
     """Discount γ of the residuals along the horizon."""
     action_low: Bound = None
@@ -66,6 +68,10 @@ class TrajOptConfig:
         for name in ("damping", "tolerance", "prior_weight"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"trajopt.{name} is {getattr(self, name)}; allowed: a finite number above 0")
+        if not 0.0 <= self.action_rate_weight < float("inf"):
+            raise ValueError(
+                f"trajopt.action_rate_weight is {self.action_rate_weight}; allowed: a finite number of at least 0"
+            )
         if not self.damping_up > 1.0 > self.damping_down > 0.0:
             raise ValueError(
                 f"trajopt.damping_up is {self.damping_up} and trajopt.damping_down is {self.damping_down}; "

@@ -75,6 +75,7 @@ class TrajOptLayer:
             prior=zero_where(~finite, prior),
             prior_weight=config.prior_weight,
             discount=config.discount,
+            action_rate_weight=config.action_rate_weight,
             low=bound_tensor("action_low", config.action_low, -inf, *size),
             high=bound_tensor("action_high", config.action_high, inf, *size),
         )

@@ -20,7 +20,7 @@ class Linearization(NamedTuple):
     gradient: torch.Tensor
     """Cost gradient, shape (num_envs, horizon * action_dim)."""
     hessian: torch.Tensor
-    """Gauss-Newton Hessian ``JᵀJ + w²``, shape (num_envs, horizon * action_dim, horizon * action_dim)."""
+    """Gauss-Newton Hessian, shape (num_envs, horizon * action_dim, horizon * action_dim)."""
 
 
 def linearize(problem: TrajOptProblem, actions: torch.Tensor) -> Linearization:
@@ -33,13 +33,11 @@ def linearize(problem: TrajOptProblem, actions: torch.Tensor) -> Linearization:
     accumulate = _forward if actions.shape[2] < num_residuals else _reverse
     residual, jacobian = accumulate(problem, actions)
 
-    offset = (actions - problem.prior).flatten(1)
-    weight = problem.prior_weight**2
-    identity = torch.eye(offset.shape[1], dtype=offset.dtype, device=offset.device)
+    action_cost, action_gradient, action_hessian = problem.action_terms(actions)
     return Linearization(
-        cost=0.5 * (residual.square().sum(dim=1) + weight * offset.square().sum(dim=1)),
-        gradient=(jacobian.mT @ residual[..., None])[..., 0] + weight * offset,
-        hessian=jacobian.mT @ jacobian + weight * identity,
+        cost=0.5 * residual.square().sum(dim=1) + action_cost,
+        gradient=(jacobian.mT @ residual[..., None])[..., 0] + action_gradient,
+        hessian=jacobian.mT @ jacobian + action_hessian,
     )
 
 

@@ -61,8 +61,8 @@ class StructuredModel(Protocol):
 class TrajOptProblem:
     """A least-squares shooting problem of every environment on its own, over ``low <= a <= high``.
 
-    Minimise ``½ Σ_t γ^t ‖φ(z_t, a_t)‖² + ½ γ^H ‖ψ(z_H)‖² + ½ Σ_t ‖w (a_t − ā_t)‖²``, where
-    ``z_{t+1} = next(z_t, a_t)``.
+    Minimise ``½ Σ_t γ^t ‖φ(z_t, a_t)‖² + ½ γ^H ‖ψ(z_H)‖² + ½ Σ_t ‖w (a_t − ā_t)‖² + ½ Σ_{t≥1} ‖v (a_t − a_{t−1})‖²``,
+    where ``z_{t+1} = next(z_t, a_t)``.
     """
 
     model: TrajOptModel
@@ -79,6 +79,8 @@ class TrajOptProblem:
     """Lower bounds, broadcast to (num_envs, horizon, action_dim); ``None`` and −∞ are unbounded."""
     high: float | torch.Tensor | None = None
     """Upper bounds, broadcast to (num_envs, horizon, action_dim); ``None`` and ∞ are unbounded."""
+    action_rate_weight: float = 0.0
+    """Weight v of the changes of the action along the plan."""
 
     @property
     def horizon(self) -> int:
@@ -101,15 +103,39 @@ class TrajOptProblem:
         return torch.stack(zs, dim=1)
 
     def residual(self, actions: torch.Tensor) -> torch.Tensor:
-        """Stacked weighted residuals: steps, terminal state, prior; shape (num_envs, num_residuals)."""
+        """Stacked weighted residuals: steps, terminal state, actions; shape (num_envs, num_residuals)."""
         z, rows, scale = self.z0, [], 1.0
         for t in range(self.horizon):
             rows.append(scale * self.model.stage_residual(z, actions[:, t]))
             z = self.model.next(z, actions[:, t])
             scale *= self.discount**0.5
         rows.append(scale * self.model.terminal_residual(z))
-        rows.append(self.prior_weight * (actions - self.prior).flatten(1))
-        return torch.cat(rows, dim=1)
+        return torch.cat((*rows, self.action_residual(actions)), dim=1)
+
+    def action_residual(self, actions: torch.Tensor) -> torch.Tensor:
+        """Weighted residuals of the actions themselves: prior and action rate, shape (num_envs, num_rows)."""
+        rows = self.prior_weight * (actions - self.prior)
+        if self.action_rate_weight > 0.0:
+            rows = torch.cat((rows, self.action_rate_weight * actions.diff(dim=1)), dim=1)
+        return rows.flatten(1)
+
+    def action_terms(self, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Cost (num_envs,), gradient (num_envs, n) and Hessian (n, n) of :meth:`action_residual`, n action numbers.
+
+        The Hessian is constant and positive definite.
+        """
+        identity = torch.eye(self.horizon, dtype=actions.dtype, device=actions.device)
+        gradient, curvature = self.prior_weight**2 * (actions - self.prior), self.prior_weight**2 * identity
+        if self.action_rate_weight > 0.0:
+            difference = self.action_rate_weight * identity.diff(dim=0)
+            laplacian = difference.mT @ difference
+            gradient, curvature = gradient + laplacian @ actions, curvature + laplacian
+        components = torch.eye(actions.shape[2], dtype=actions.dtype, device=actions.device)
+        return (
+            0.5 * self.action_residual(actions).square().sum(dim=1),
+            gradient.flatten(1),
+            torch.kron(curvature, components),
+        )
 
     def cost(self, actions: torch.Tensor) -> torch.Tensor:
         """``½‖residual‖²`` of each environment, shape (num_envs,)."""

@@ -201,3 +201,19 @@ def test_prior_of_the_wrong_shape_is_refused(make_problem):
     model, z0, prior = make_problem()
     with pytest.raises(ValueError, match="allowed: \\(num_envs, horizon, action_dim\\)"):
         make_layer(horizon=7)(model, z0, prior)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_action_rate_weight_smooths_the_plan(make_problem, solver):
+    """The plan is the minimum of the cost with the action-rate block, and the heavier the block, the smoother it is."""
+    model, z0, prior = make_problem(horizon=5)
+    roughness = []
+    for weight in (0.0, 1.0, 30.0):
+        layer = make_layer(solver=solver, horizon=5, action_rate_weight=weight, tolerance=1e-8)
+        actions = layer(model, z0, prior).actions.detach().requires_grad_()
+        problem = TrajOptProblem(model, z0, prior, 1.0, 0.99)
+        cost = problem.cost(actions).sum() + 0.5 * weight**2 * actions.diff(dim=1).square().sum()
+        (gradient,) = torch.autograd.grad(cost, actions)
+        assert gradient.abs().max() < 1e-6
+        roughness.append(actions.diff(dim=1).square().sum().item())
+    assert roughness[0] > 2.0 * roughness[1] > 1000.0 * roughness[2]

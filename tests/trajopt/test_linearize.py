@@ -14,7 +14,7 @@ from difftori_isaac.trajopt.problem import TrajOptProblem
 def test_matches_autograd(make_problem, action_dim, horizon):
     """Fewer actions than residuals (3) accumulates forward, otherwise in reverse."""
     model, z0, prior = make_problem(horizon=horizon, action_dim=action_dim)
-    problem = TrajOptProblem(model, z0, prior, prior_weight=0.6, discount=0.9)
+    problem = TrajOptProblem(model, z0, prior, prior_weight=0.6, discount=0.9, action_rate_weight=1.5)
     actions = prior + 0.1 * torch.randn_like(prior)
 
     def residual(actions, z0, prior):
