@@ -1,0 +1,31 @@
+"""Torch tensors in Warp kernels: shared memory, the current torch stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import warp as wp
+
+
+def scalar_type(dtype: torch.dtype) -> Any:
+    """Warp's type of a floating point precision; starts Warp.
+
+    Raises:
+        ValueError: If there are no kernels of that precision.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"the tensors are of type {dtype}; allowed with trajopt.solver=warp: float32, float64")
+    wp.init()
+    return wp.dtype_from_torch(dtype)
+
+
+def view(tensor: torch.Tensor, dtype: Any) -> wp.array:
+    """A tensor as an array of vectors or matrices, which are its last dimensions; nothing is copied."""
+    return wp.from_torch(tensor.detach(), dtype=dtype, requires_grad=False)
+
+
+def launch(kernel: Any, like: torch.Tensor, *args: Any) -> None:
+    """Run one thread for each row of ``like``, on its device and in its current torch stream."""
+    stream = wp.stream_from_torch(like.device) if like.is_cuda else None
+    wp.launch(kernel, dim=len(like), inputs=args, device=wp.device_from_torch(like.device), stream=stream)

@@ -1,0 +1,50 @@
+"""What a user writes: the dynamics of a system as a Warp function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WarpSystem:
+    """Discrete dynamics ``z⁺ = step(z, a, p)`` and outputs ``y = outputs(z, p)`` as Warp functions.
+
+    The arguments are Warp vectors: the state ``z``, the action ``a``, and ``p``, the physical parameters in the order
+    of ``parameters`` followed by the time step [s]. Annotate them with ``Any`` and build results with ``type(z)(...)``
+    and constants with ``z.dtype(0.5)``, and one function serves float32 and float64. Derivatives are taken by Warp, so
+    both functions must be differentiable in Warp's sense and write to no array.
+    """
+
+    step: Callable[..., Any]
+    """State after one time step."""
+    state_dim: int
+    """Components of ``z``."""
+    action_dim: int
+    """Components of ``a``."""
+    parameters: tuple[str, ...]
+    """Names of the physical parameters."""
+    outputs: Callable[..., Any] | None = None
+    """What the cost looks at, as a vector that ``outputs`` builds; ``None`` is the state itself."""
+    num_outputs: int | None = None
+    """Components of ``y``; as many as the state's if not given."""
+
+    def __post_init__(self) -> None:
+        for name in ("state_dim", "action_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: an integer of at least 1")
+        if (self.outputs is None) != (self.num_outputs is None):
+            raise ValueError(
+                f"outputs is {self.outputs} and num_outputs is {self.num_outputs}; allowed: both or neither"
+            )
+
+    @property
+    def output_dim(self) -> int:
+        """Components of ``y``."""
+        return self.num_outputs or self.state_dim
+
+    @property
+    def num_params(self) -> int:
+        """Components of ``p``: the physical parameters and the time step."""
+        return len(self.parameters) + 1
