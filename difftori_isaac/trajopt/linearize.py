@@ -22,23 +22,78 @@ class Linearization(NamedTuple):
     hessian: torch.Tensor
     """Gauss-Newton Hessian, shape (num_envs, horizon * action_dim, horizon * action_dim)."""
 
+    def where(self, mask: torch.Tensor, other: Linearization) -> Linearization:
+        """This one in the environments of ``mask``, shape (num_envs,), ``other`` elsewhere."""
+        return Linearization(
+            cost=torch.where(mask, self.cost, other.cost),
+            gradient=torch.where(mask[:, None], self.gradient, other.gradient),
+            hessian=self.hessian
+            if self.hessian is other.hessian
+            else torch.where(mask[:, None, None], self.hessian, other.hessian),
+        )
 
-def linearize(problem: TrajOptProblem, actions: torch.Tensor) -> Linearization:
+
+def linearize(problem: TrajOptProblem, actions: torch.Tensor, hessian: torch.Tensor | None = None) -> Linearization:
     """Linearize the residuals at ``actions``, shape (num_envs, horizon, action_dim).
 
     Differentiable with respect to everything when autograd records.
-    """
-    with torch.no_grad():
-        num_residuals = problem.model.stage_residual(problem.z0[:1], actions[:1, 0]).shape[1]
-    accumulate = _forward if actions.shape[2] < num_residuals else _reverse
-    residual, jacobian = accumulate(problem, actions)
 
+    Args:
+        problem: The problem.
+        actions: Where.
+        hessian: A Hessian to keep instead of a new one: cost and gradient alone cost a few cost evaluations, whatever
+            the horizon, the Hessian one for every two rows of residuals.
+    """
     action_cost, action_gradient, action_hessian = problem.action_terms(actions)
+    if hessian is not None:
+        residual_cost, gradient = _adjoint(problem, actions)
+    else:
+        with torch.no_grad():
+            num_residuals = problem.model.stage_residual(problem.z0[:1], actions[:1, 0]).shape[1]
+        accumulate = _forward if actions.shape[2] < num_residuals else _reverse
+        residual, jacobian = accumulate(problem, actions)
+        residual_cost, gradient = 0.5 * residual.square().sum(dim=1), (jacobian.mT @ residual[..., None])[..., 0]
+        hessian = jacobian.mT @ jacobian + action_hessian
     return Linearization(
-        cost=0.5 * residual.square().sum(dim=1) + action_cost,
-        gradient=(jacobian.mT @ residual[..., None])[..., 0] + action_gradient,
-        hessian=jacobian.mT @ jacobian + action_hessian,
+        cost=residual_cost + action_cost,
+        gradient=gradient + action_gradient,
+        hessian=hessian,
     )
+
+
+class _Stage(NamedTuple):
+    """A step of the trajectory: square root of its discount, derivatives of its residual and of the next state."""
+
+    scale: float
+    phi: Derivatives
+    step: Derivatives
+
+
+def _simulate(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[list[_Stage], float, Derivatives]:
+    """All steps, and the scale and the derivatives of the terminal residual."""
+    model = _differentiated(problem.model)
+    z, scale, stages = problem.z0, 1.0, []
+    for t in range(problem.horizon):
+        phi, step = model.stage_derivatives(z, actions[:, t]), model.next_derivatives(z, actions[:, t])
+        stages.append(_Stage(scale, phi, step))
+        z = step.value
+        scale *= problem.discount**0.5
+    return stages, scale, model.terminal_derivatives(z)
+
+
+def _adjoint(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Half the squared residuals (num_envs,) and their gradient (num_envs, horizon * action_dim), last step first."""
+    stages, scale, psi = _simulate(problem, actions)
+    cost = 0.5 * scale**2 * psi.value.square().sum(dim=1)
+    (z_row,) = psi.pull((scale**2 * psi.value)[None])
+    columns = []
+    for scale, phi, step in reversed(stages):
+        cost = cost + 0.5 * scale**2 * phi.value.square().sum(dim=1)
+        phi_z_row, phi_a_row = phi.pull((scale**2 * phi.value)[None])
+        next_z_row, next_a_row = step.pull(z_row)
+        columns.append(next_a_row + phi_a_row)
+        z_row = next_z_row + phi_z_row
+    return cost, torch.cat(columns[::-1], dim=2)[0]
 
 
 def _reverse(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,16 +102,7 @@ def _reverse(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
     The rows of all later residuals are pulled back through one step together: the work of a step grows with the
     number of residuals behind it.
     """
-    model = _differentiated(problem.model)
-    z, scale, stages = problem.z0, 1.0, []
-    for t in range(problem.horizon):
-        phi = model.stage_derivatives(z, actions[:, t])
-        step = model.next_derivatives(z, actions[:, t])
-        stages.append((scale, phi, step))
-        z = step.value
-        scale *= problem.discount**0.5
-    psi = model.terminal_derivatives(z)
-
+    stages, scale, psi = _simulate(problem, actions)
     residuals, columns = [scale * psi.value], []
     (z_rows,) = psi.pull(_identity(psi.value, scale))
     for scale, phi, step in reversed(stages):

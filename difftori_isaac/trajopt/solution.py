@@ -21,6 +21,19 @@ class SolveStatus(IntEnum):
     """The problem or its solution has NaN or Inf; the warm start is returned and no gradient flows."""
 
 
+class SolverResult(NamedTuple):
+    """What a solver hands to the layer. An environment whose cost or step is not finite has failed."""
+
+    actions: torch.Tensor
+    """Plans, shape (num_envs, horizon, action_dim), carrying their gradient if one was asked for."""
+    cost: torch.Tensor
+    """Cost of the plans, shape (num_envs,)."""
+    step_norm: torch.Tensor
+    """Largest component of the Newton step left at the plans, shape (num_envs,), in the units of the action."""
+    iterations: torch.Tensor
+    """Accepted iterations, shape (num_envs,), dtype int64."""
+
+
 class TrajOptSolution(NamedTuple):
     """Solutions of a batch of trajectory-optimization problems, one per environment."""
 
@@ -51,3 +64,13 @@ class TrajOptSolution(NamedTuple):
     def failed(self) -> torch.Tensor:
         """Whether each environment fell back to its warm start, shape (num_envs,), dtype bool."""
         return self.status == SolveStatus.NON_FINITE
+
+
+def zero_where(mask: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor`` with the environments of ``mask``, shape (num_envs,), set to zero; they pass no gradient."""
+    return tensor.masked_fill(mask.view(-1, *[1] * (tensor.ndim - 1)), 0.0)
+
+
+def all_finite(*tensors: torch.Tensor) -> torch.Tensor:
+    """Whether every number of an environment is finite, shape (num_envs,)."""
+    return torch.stack([tensor.isfinite().view(len(tensor), -1).all(dim=1) for tensor in tensors]).all(dim=0)

@@ -8,6 +8,7 @@ import torch
 
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.problem import TrajOptProblem
+from difftori_isaac.trajopt.solution import SolverResult
 
 
 class Solver(Protocol):
@@ -15,13 +16,11 @@ class Solver(Protocol):
 
     def __call__(
         self, problem: TrajOptProblem, warm_start: torch.Tensor, config: TrajOptConfig, *, differentiable: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> SolverResult:
         """Run ``config.iterations`` iterations from ``warm_start``, shape (num_envs, horizon, action_dim).
 
-        Returns:
-            Actions of the shape of ``warm_start``, finite wherever the problem is, with the gradient of
-            ``config.backward_mode`` attached if ``differentiable`` and the solver has that gradient of its own; and
-            accepted iterations, shape (num_envs,).
+        The gradient of ``config.backward_mode`` is attached to the actions if ``differentiable``;
+        :func:`~difftori_isaac.trajopt.optimality.conclude` does it for solvers that have none of their own.
         """
         ...
 
@@ -36,6 +35,8 @@ def get_solver(name: str) -> Solver:
         from difftori_isaac.trajopt.solvers.gauss_newton import solve
     elif name == "theseus":
         from difftori_isaac.trajopt.solvers.theseus_lm import solve
+    elif name == "mppi":
+        from difftori_isaac.trajopt.solvers.mppi import solve
     else:
-        raise ValueError(f"trajopt.solver is {name!r}; allowed: gauss_newton, theseus")
+        raise ValueError(f"trajopt.solver is {name!r}; allowed: gauss_newton, theseus, mppi")
     return solve

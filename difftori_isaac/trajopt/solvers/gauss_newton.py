@@ -8,68 +8,90 @@ import torch
 
 from difftori_isaac.trajopt.box_qp import box_step
 from difftori_isaac.trajopt.config import TrajOptConfig
-from difftori_isaac.trajopt.linearize import linearize
+from difftori_isaac.trajopt.linearize import Linearization, linearize
+from difftori_isaac.trajopt.optimality import conclude
 from difftori_isaac.trajopt.problem import TrajOptProblem
+from difftori_isaac.trajopt.solution import SolverResult
 
 _DAMPING_MIN, _DAMPING_MAX = 1e-7, 1e7
 
 
 def solve(
     problem: TrajOptProblem, warm_start: torch.Tensor, config: TrajOptConfig, *, differentiable: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> SolverResult:
     """See :class:`~difftori_isaac.trajopt.solvers.Solver`.
 
-    Differentiates the last iterations in the modes ``truncated`` and ``unroll``; ``implicit`` is left to the layer.
+    Differentiates the last iterations in the modes ``truncated`` and ``unroll``, the solution in ``implicit``.
     """
-    recorded = {"implicit": 0, "truncated": config.backward_iterations, "unroll": config.iterations}
-    num_recorded = min(recorded[config.backward_mode], config.iterations) if differentiable else 0
+    num_recorded = {"implicit": 0, "truncated": config.backward_iterations, "unroll": config.iterations}
+    first_recorded = config.iterations - min(num_recorded[config.backward_mode], config.iterations)
+    if not differentiable:
+        first_recorded = config.iterations
 
     actions = problem.project(warm_start)
-    with torch.no_grad():
-        cost = problem.cost(actions)
-    state = _State(actions, cost, torch.full_like(cost, config.damping), torch.zeros_like(cost, dtype=torch.int64))
+    with torch.set_grad_enabled(first_recorded == 0):
+        point = linearize(problem, actions)
+    damping = torch.full_like(point.cost, config.damping).detach()
+    state = _State(actions, point, damping, torch.zeros_like(damping, dtype=torch.int64))
     for iteration in range(config.iterations):
-        recorded = iteration >= config.iterations - num_recorded
-        with torch.set_grad_enabled(recorded):
-            state, moving = _iterate(problem, state, config, freeze_converged=not recorded)
-        if num_recorded == 0 and actions.device.type == "cpu" and not moving.any():
+        recorded = iteration >= first_recorded
+        if iteration == first_recorded > 0:
+            with torch.enable_grad():
+                state = state._replace(point=linearize(problem, state.actions))
+        moving = _moving(problem, state, config)
+        if first_recorded == config.iterations and actions.device.type == "cpu" and not moving.any():
             break  # on a GPU the question would cost more than the iterations it saves
-    return state.actions, state.accepted
+        with torch.set_grad_enabled(recorded):
+            candidate = _step(problem, state)
+            with torch.set_grad_enabled(recorded and iteration + 1 < config.iterations):
+                keep = (iteration + 1) % config.hessian_every > 0
+                point = linearize(problem, candidate, state.point.hessian if keep else None)
+            state = _accept(state, candidate, point, config, moving | recorded)
+    implicit = differentiable and config.backward_mode == "implicit"
+    return conclude(problem, state.actions, state.accepted, config, implicit=implicit, linearization=state.point)
 
 
 class _State(NamedTuple):
     actions: torch.Tensor
-    cost: torch.Tensor
+    point: Linearization
     damping: torch.Tensor
     accepted: torch.Tensor
 
 
-def _iterate(
-    problem: TrajOptProblem, state: _State, config: TrajOptConfig, *, freeze_converged: bool
-) -> tuple[_State, torch.Tensor]:
-    """One Levenberg-Marquardt iteration of every environment; also tells which environments had not converged."""
-    actions, cost, damping, accepted = state
-    linearization = linearize(problem, actions)
-    gradient = linearization.gradient.view_as(actions)
-    diagonal = linearization.hessian.diagonal(dim1=1, dim2=2)
-    damped = linearization.hessian + torch.diag_embed((damping * diagonal.mean(dim=1))[:, None].expand_as(diagonal))
+def _moving(problem: TrajOptProblem, state: _State, config: TrajOptConfig) -> torch.Tensor:
+    """Environments that have not converged: where a Jacobi step would move an action visibly."""
+    with torch.no_grad():
+        gradient = state.point.gradient.view_as(state.actions)
+        diagonal = state.point.hessian.diagonal(dim1=1, dim2=2).view_as(state.actions)
+        step = gradient * problem.free(state.actions, gradient) / diagonal
+        return step.abs().amax(dim=(1, 2)) > 0.1 * config.tolerance
+
+
+def _step(problem: TrajOptProblem, state: _State) -> torch.Tensor:
+    """The minimum of the damped quadratic model within the bounds."""
+    actions, (_, gradient, hessian), damping, _ = state
+    diagonal = hessian.diagonal(dim1=1, dim2=2)
+    damped = hessian + torch.diag_embed((damping * diagonal.mean(dim=1))[:, None].expand_as(diagonal))
     if problem.low is None and problem.high is None:
-        factor = torch.linalg.cholesky_ex(damped).L
-        step = -torch.cholesky_solve(linearization.gradient[..., None], factor)[..., 0]
+        step = -torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky_ex(damped).L)[..., 0]
     else:
         low, high = problem.slack(actions)
-        step = box_step(damped, linearization.gradient, low.flatten(1), high.flatten(1))
-    candidate = problem.project(actions + step.view_as(actions))
+        step = box_step(damped, gradient, low.flatten(1), high.flatten(1))
+    return problem.project(actions + step.view_as(actions))
+
+
+def _accept(
+    state: _State, candidate: torch.Tensor, point: Linearization, config: TrajOptConfig, allowed: torch.Tensor
+) -> _State:
+    """Take the candidate where its cost is not higher, and adapt the damping."""
     with torch.no_grad():
-        candidate_cost = problem.cost(candidate)
-        jacobi_step = gradient * problem.free(actions, gradient) / diagonal.view_as(actions)
-        moving = jacobi_step.abs().amax(dim=(1, 2)) > 0.1 * config.tolerance
-        decreased = candidate_cost <= cost * (1.0 + 8.0 * torch.finfo(cost.dtype).eps)  # up to rounding
-        accept = decreased & moving if freeze_converged else decreased
-        damping = damping * torch.where(decreased, config.damping_down, config.damping_up)
+        cost = state.point.cost
+        decreased = point.cost <= cost * (1.0 + 8.0 * torch.finfo(cost.dtype).eps)  # up to rounding
+        accept = decreased & allowed
+        damping = state.damping * torch.where(decreased, config.damping_down, config.damping_up)
     return _State(
-        actions=torch.where(accept[:, None, None], candidate, actions),
-        cost=torch.where(accept, candidate_cost, cost),
+        actions=torch.where(accept[:, None, None], candidate, state.actions),
+        point=point.where(accept, state.point),
         damping=damping.clamp(_DAMPING_MIN, _DAMPING_MAX),
-        accepted=accepted + accept,
-    ), moving
+        accepted=state.accepted + accept,
+    )

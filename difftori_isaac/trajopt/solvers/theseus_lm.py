@@ -7,7 +7,9 @@ import warnings
 import torch
 
 from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.trajopt.optimality import conclude
 from difftori_isaac.trajopt.problem import TrajOptProblem
+from difftori_isaac.trajopt.solution import SolverResult
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*[Cc]holmod.*")
@@ -22,7 +24,7 @@ _BACKWARD_MODES = {
 
 def solve(
     problem: TrajOptProblem, warm_start: torch.Tensor, config: TrajOptConfig, *, differentiable: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> SolverResult:
     """See :class:`~difftori_isaac.trajopt.solvers.Solver`.
 
     One Theseus problem per environment, batched, with Theseus' own gradient. Theseus does not tell which steps it
@@ -75,4 +77,4 @@ def solve(
             },
         )
     iterations = torch.full((num_envs,), config.iterations, dtype=torch.int64, device=device)
-    return values["actions"].view_as(warm_start), iterations
+    return conclude(problem, values["actions"].view_as(warm_start), iterations, config, implicit=False)
