@@ -129,10 +129,11 @@ class TrajOptPPO(PPO):
         return nn.functional.mse_loss(self.world_model.pi(z0), planned)
 
     def _gradient_norms(self) -> dict[str, float]:
-        """Norm of the last surrogate gradient that reached each part of the model."""
+        """Norm of the last surrogate gradient in each part of the model that it reached."""
         norms = {
-            name: torch.stack([p.grad.norm() for p in module.parameters() if p.grad is not None]).norm()
+            name: torch.stack(grads).norm()
             for name, module in self.world_model.named_children()
+            if (grads := [p.grad.norm() for p in module.parameters() if p.grad is not None])
         }
         return dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True))
 

@@ -2,16 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Literal, get_args
 
 from difftori_isaac.trajopt import bounds
 from difftori_isaac.trajopt.bounds import Bound
 
-SolverName = Literal["gauss_newton", "theseus"]
+SolverName = Literal["gauss_newton", "theseus", "mppi", "warp"]
 BackwardMode = Literal["implicit", "truncated", "unroll"]
 HessianName = Literal["gauss_newton", "exact"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MppiConfig:
+    """Settings of ``trajopt.solver=mppi``.
+
+    Raises:
+        ValueError: If a value is outside its range; the message names the value and what is allowed.
+    """
+
+    num_samples: int = 512
+    """Sampled plans per iteration and environment."""
+    num_elites: int = 64
+    """Best samples that the Gaussian is refitted to."""
+    temperature: float = 2.0
+    """Temperature λ of the weights ``exp((min C − C) / λ)`` of the elites; what TD-MPC calls so is 1/λ."""
+    std_min: float = 0.05
+    """Smallest standard deviation of the samples, in the units of the action."""
+    std_max: float = 1.0
+    """Largest standard deviation of the samples and that of the first iteration, in the units of the action."""
+    momentum: float = 0.1
+    """Share of the previous mean that an iteration keeps."""
+    seed: int = 0
+    """Seed of the noise, which is the same for every environment and in every call."""
+    max_batch: int = 65536
+    """Plans whose cost is computed at once, over all environments; bounds the memory."""
+
+    def __post_init__(self) -> None:
+        for name, low in (("num_samples", 2), ("num_elites", 1), ("seed", 0), ("max_batch", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"trajopt.mppi.{name} is {getattr(self, name)}; allowed: an integer of at least {low}")
+        if self.num_elites > self.num_samples:
+            raise ValueError(
+                f"trajopt.mppi.num_elites is {self.num_elites}; allowed: at most "
+                f"trajopt.mppi.num_samples = {self.num_samples}"
+            )
+        if not 0.0 < self.temperature < float("inf"):
+            raise ValueError(f"trajopt.mppi.temperature is {self.temperature}; allowed: a finite number above 0")
+        if not 0.0 < self.std_min <= self.std_max < float("inf"):
+            raise ValueError(
+                f"trajopt.mppi.std_min is {self.std_min} and trajopt.mppi.std_max is {self.std_max}; "
+                "allowed: finite numbers above 0, std_min at most std_max"
+            )
+        if not 0.0 <= self.momentum < 1.0:
+            raise ValueError(f"trajopt.mppi.momentum is {self.momentum}; allowed: at least 0, below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +72,7 @@ class TrajOptConfig:
     horizon: int = 3
     """Number of planned actions [steps]."""
     iterations: int = 3
-    """Levenberg-Marquardt iterations of one solve."""
+    """Iterations of one solve."""
     hessian_every: int = 1
     """Iterations from one Gauss-Newton Hessian to the next; between them the gradient alone is new (Shamanskii)."""
     damping: float = 1e-3
@@ -49,16 +94,20 @@ class TrajOptConfig:
     action_high: Bound = None
     """Upper bound of all action components, or a list of one per component, in their units; null is unbounded."""
     backward_mode: BackwardMode = "implicit"
-    """How gradients pass through the solution."""
+    """How gradients pass through the solution; ``solver=mppi`` has one way of its own, through the prior plan."""
     hessian: HessianName = "gauss_newton"
     """Hessian of the implicit gradient."""
     backward_iterations: int = 2
     """Differentiated iterations of ``backward_mode=truncated``."""
+    mppi: MppiConfig = field(default_factory=MppiConfig)
+    """Settings of ``solver=mppi``."""
 
     def __post_init__(self) -> None:
         for name in ("action_low", "action_high"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
+        if isinstance(self.mppi, dict):
+            object.__setattr__(self, "mppi", MppiConfig(**self.mppi))
         for name, allowed in (("solver", SolverName), ("backward_mode", BackwardMode), ("hessian", HessianName)):
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(f"trajopt.{name} is {getattr(self, name)!r}; allowed: {', '.join(get_args(allowed))}")
@@ -84,6 +133,11 @@ class TrajOptConfig:
             raise ValueError(
                 "trajopt.solver is 'theseus', which has no bounds, but trajopt.action_low or trajopt.action_high is "
                 "set; allowed: trajopt.solver=gauss_newton, or action_low=null action_high=null"
+            )
+        if self.solver == "mppi" and self.backward_mode != "implicit":
+            raise ValueError(
+                f"trajopt.backward_mode is {self.backward_mode!r}, but the samples of trajopt.solver=mppi have no "
+                "gradient; allowed: trajopt.backward_mode=implicit, or trajopt.solver=gauss_newton"
             )
         if self.solver == "theseus" and self.backward_mode == "implicit" and self.hessian == "exact":
             raise ValueError(

@@ -27,13 +27,13 @@ def env():
     env.close()
 
 
-def build(env, policy="trajopt", **model_losses):
+def build(env, policy="trajopt", trajopt=None, **model_losses):
     torch.manual_seed(0)
     learner = PPOConfig(model_losses=ModelLossConfig(**{"num_updates": 2, "batch_size": 32} | model_losses))
     return build_ppo(
         env,
         policy=policy,
-        trajopt=TrajOptConfig(),
+        trajopt=trajopt or TrajOptConfig(),
         world_model=WorldModelConfig(encoder_dims=(16, 8)),
         learner=learner.filled_from(load_ppo_settings(TASK)),
         device="cpu",
@@ -60,6 +60,21 @@ def test_an_update_trains_every_part_of_the_model(env):
         assert torch.isfinite(torch.tensor(statistics[name])), name
     assert statistics["grad_reward_head"] > 0 and statistics["grad_value_head"] > 0
     assert statistics["solver_failures"] == 0 and statistics["update_solver_failures"] == 0
+
+
+def test_trains_with_a_planner_that_samples(env):
+    """The mean is one function in rollout and update, and the surrogate trains encoder and prior through it."""
+    algorithm = build(env, trajopt=TrajOptConfig(solver="mppi", mppi={"num_samples": 32, "num_elites": 8}))
+    torch.nn.init.normal_(algorithm.world_model.reward_head[-1].weight)  # plans far from the prior
+    for _ in range(2):
+        collect(env, algorithm)
+        obs = algorithm.storage.observations.flatten(0, 1)
+        executed = algorithm.storage.distribution_params[0].flatten(0, 1)
+        torch.testing.assert_close(algorithm.planner(obs["policy"]).detach(), executed, rtol=0, atol=1e-5)
+        statistics = algorithm.update()
+    assert statistics["grad_prior"] > 0 and statistics["grad_encoder"] > 0
+    assert "grad_reward_head" not in statistics
+    assert statistics["plan_shift"] > 0 and statistics["update_solver_failures"] == 0
 
 
 def test_distillation_moves_the_prior_to_the_plan(env):
