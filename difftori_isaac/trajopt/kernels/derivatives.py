@@ -65,6 +65,16 @@ class Derivatives(NamedTuple):
     """``(z, p, η, δz)``: derivative of ``outputs_pull`` along δz."""
 
 
+def derived(function: _Function) -> _Function:
+    """``wp.func`` for a function that calls derivatives, if only through others.
+
+    Warp 1.17 emits what calls ``wp.grad`` after the adjoints that it needs, but the callers of such functions before.
+    """
+    warp_function: Any = wp.func(function)
+    warp_function.adj.uses_grad_call = True
+    return warp_function
+
+
 @cache
 def derivatives_of(system: WarpSystem, scalar: Any) -> Derivatives:
     """First derivatives by Warp's reverse mode; second ones as central differences of it.
@@ -87,34 +97,34 @@ def derivatives_of(system: WarpSystem, scalar: Any) -> Derivatives:
     def outputs_product(z: state, p: physical, cotangent: output):
         return wp.dot(cotangent, outputs(z, p))
 
-    @wp.func
+    @derived
     def step_pull(z: state, a: action, p: physical, costate: state):
         z_grad, a_grad, p_grad, _ = wp.grad(step_product)(z, a, p, costate)
         return z_grad, a_grad, p_grad
 
-    @wp.func
+    @derived
     def outputs_pull(z: state, p: physical, cotangent: output):
         z_grad, p_grad, _ = wp.grad(outputs_product)(z, p, cotangent)
         return z_grad, p_grad
 
-    @wp.func
+    @derived
     def step_jacobians(z: state, a: action, p: physical):
         z_jacobian, a_jacobian = state_state(), state_action()
         for row in range(state_dim):
             unit = state()
             unit[row] = scalar(1.0)
-            z_grad, a_grad, _ = step_pull(z, a, p, unit)
+            z_grad, a_grad, _p_grad = step_pull(z, a, p, unit)
             z_jacobian[row] = z_grad
             a_jacobian[row] = a_grad
         return z_jacobian, a_jacobian
 
-    @wp.func
+    @derived
     def outputs_jacobian(z: state, p: physical):
         jacobian = output_state()
         for row in range(output_dim):
             unit = output()
             unit[row] = scalar(1.0)
-            z_grad, _ = outputs_pull(z, p, unit)
+            z_grad, _p_grad = outputs_pull(z, p, unit)
             jacobian[row] = z_grad
         return jacobian
 
@@ -122,7 +132,7 @@ def derivatives_of(system: WarpSystem, scalar: Any) -> Derivatives:
     def difference_step(point: scalar, direction: scalar):
         return scalar(relative_step) * (scalar(1.0) + point) / wp.max(direction, scalar(1e-30))
 
-    @wp.func
+    @derived
     def step_pull_tangent(z: state, a: action, p: physical, costate: state, dz: state, da: action):
         point = wp.max(wp.max(wp.abs(z)), wp.max(wp.abs(a)))
         h = difference_step(point, wp.max(wp.max(wp.abs(dz)), wp.max(wp.abs(da))))
@@ -131,7 +141,7 @@ def derivatives_of(system: WarpSystem, scalar: Any) -> Derivatives:
         scale = scalar(0.5) / h
         return scale * (z_above - z_below), scale * (a_above - a_below), scale * (p_above - p_below)
 
-    @wp.func
+    @derived
     def outputs_pull_tangent(z: state, p: physical, cotangent: output, dz: state):
         h = difference_step(wp.max(wp.abs(z)), wp.max(wp.abs(dz)))
         z_above, p_above = outputs_pull(z + h * dz, p, cotangent)

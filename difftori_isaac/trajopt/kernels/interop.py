@@ -20,9 +20,24 @@ def scalar_type(dtype: torch.dtype) -> Any:
     return wp.dtype_from_torch(dtype)
 
 
-def view(tensor: torch.Tensor, dtype: Any) -> wp.array:
+def packed(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy whose strides are those of its shape, also along dimensions of size 1, where torch allows any."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+
+
+def view(tensor: torch.Tensor, dtype: Any = None) -> wp.array:
     """A tensor as an array of vectors or matrices, which are its last dimensions; nothing is copied."""
     return wp.from_torch(tensor.detach(), dtype=dtype, requires_grad=False)
+
+
+def scratch(like: torch.Tensor, num_envs: int, length: int, dtype: Any) -> torch.Tensor:
+    """Uninitialised memory for ``length`` values of a vector or matrix type in each environment.
+
+    One environment's values are neighbours on a CPU, one time's values on a GPU, where threads read them together.
+    """
+    if like.is_cuda:
+        return like.new_empty(length, num_envs, *dtype._shape_).transpose(0, 1)
+    return like.new_empty(num_envs, length, *dtype._shape_)
 
 
 def launch(kernel: Any, like: torch.Tensor, *args: Any) -> None:

@@ -9,7 +9,7 @@ import warp as wp
 from torch.autograd.function import once_differentiable
 
 from difftori_isaac.trajopt.kernels.derivatives import derivatives_of, types_of
-from difftori_isaac.trajopt.kernels.interop import launch, scalar_type, view
+from difftori_isaac.trajopt.kernels.interop import launch, packed, scalar_type, view
 from difftori_isaac.trajopt.kernels.system import WarpSystem
 
 
@@ -43,7 +43,7 @@ class _Rollout(torch.autograd.Function):
         (num_envs, horizon, _), num_states = actions.shape, actions.shape[1] + 1
         states = z0.new_empty(num_envs, num_states, system.state_dim)
         outputs = z0.new_empty(num_envs, num_states, system.output_dim)
-        z0, actions, physical = z0.contiguous(), actions.contiguous(), physical.contiguous()
+        z0, actions, physical = packed(z0), packed(actions), packed(physical)
         launch(
             _rollout_kernel(system, types.scalar),
             z0,
@@ -74,8 +74,8 @@ class _Rollout(torch.autograd.Function):
             view(actions, types.action),
             view(physical[None], types.physical),
             actions.shape[1],
-            view(states_grad.contiguous(), types.state),
-            view(outputs_grad.contiguous(), types.output),
+            view(packed(states_grad), types.state),
+            view(packed(outputs_grad), types.output),
             view(z0_grad, types.state),
             view(actions_grad, types.action),
             view(physical_grad, types.physical),

@@ -37,6 +37,8 @@ def get_solver(name: str) -> Solver:
         from difftori_isaac.trajopt.solvers.theseus_lm import solve
     elif name == "mppi":
         from difftori_isaac.trajopt.solvers.mppi import solve
+    elif name == "warp":
+        from difftori_isaac.trajopt.solvers.warp_lm import solve
     else:
-        raise ValueError(f"trajopt.solver is {name!r}; allowed: gauss_newton, theseus, mppi")
+        raise ValueError(f"trajopt.solver is {name!r}; allowed: gauss_newton, theseus, mppi, warp")
     return solve
