@@ -144,6 +144,13 @@ class TrajOptConfig:
                 "trajopt.hessian is 'exact', but trajopt.solver=theseus differentiates with its own Gauss-Newton "
                 "Hessian; allowed: trajopt.hessian=gauss_newton"
             )
+        if self.solver == "warp":
+            for name, allowed in (("backward_mode", "implicit"), ("action_rate_weight", 0.0), ("hessian_every", 1)):
+                if getattr(self, name) != allowed:
+                    raise ValueError(
+                        f"trajopt.{name} is {getattr(self, name)!r}, which trajopt.solver=warp cannot do; "
+                        f"allowed: trajopt.{name}={allowed}, or trajopt.solver=gauss_newton"
+                    )
 
     @property
     def bounded(self) -> bool:
