@@ -10,7 +10,7 @@ from difftori_isaac.trajopt import bounds
 from difftori_isaac.trajopt.bounds import Bound
 
 SolverName = Literal["gauss_newton", "theseus", "mppi", "warp"]
-BackwardMode = Literal["implicit", "truncated", "unroll"]
+BackwardMode = Literal["implicit", "truncated", "unroll", "dlm"]
 HessianName = Literal["gauss_newton", "exact"]
 
 
@@ -99,6 +99,8 @@ class TrajOptConfig:
     """Hessian of the implicit gradient."""
     backward_iterations: int = 2
     """Differentiated iterations of ``backward_mode=truncated``."""
+    dlm_epsilon: float = 1e-2
+    """Perturbation of ``backward_mode=dlm``; solutions must have converged to well below it."""
     mppi: MppiConfig = field(default_factory=MppiConfig)
     """Settings of ``solver=mppi``."""
 
@@ -114,7 +116,7 @@ class TrajOptConfig:
         for name in ("horizon", "iterations", "hessian_every", "backward_iterations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trajopt.{name} is {getattr(self, name)}; allowed: an integer of at least 1")
-        for name in ("damping", "tolerance", "prior_weight"):
+        for name in ("damping", "tolerance", "prior_weight", "dlm_epsilon"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"trajopt.{name} is {getattr(self, name)}; allowed: a finite number above 0")
         if not 0.0 <= self.action_rate_weight < float("inf"):
@@ -133,6 +135,11 @@ class TrajOptConfig:
             raise ValueError(
                 "trajopt.solver is 'theseus', which has no bounds, but trajopt.action_low or trajopt.action_high is "
                 "set; allowed: trajopt.solver=gauss_newton, or action_low=null action_high=null"
+            )
+        if self.backward_mode == "dlm" and self.solver != "theseus":
+            raise ValueError(
+                f"trajopt.backward_mode is 'dlm', which trajopt.solver={self.solver} does not have; "
+                "allowed: implicit, truncated, unroll, or trajopt.solver=theseus"
             )
         if self.solver == "mppi" and self.backward_mode != "implicit":
             raise ValueError(
