@@ -48,8 +48,17 @@ def test_direct_loss_minimization_needs_parameters_it_can_reach(make_problem):
         next, stage_residual, terminal_residual = model.next, model.stage_residual, model.terminal_residual
 
     assert make_layer(tolerance=1e-8)(Closure(), z0, prior).converged.all()
-    with pytest.raises(ValueError, match="the model is a Closure; allowed: implicit, truncated, unroll"):
+    with pytest.raises(ValueError, match=r"the model \(Closure\) has none; allowed: implicit, truncated, unroll"):
         make_layer(backward_mode="dlm")(Closure(), z0, prior)
+
+
+def test_scalar_parameters_get_the_gradient_of_our_solver(make_problem):
+    model, z0, prior = make_problem()
+    model.scale = torch.nn.Parameter(torch.tensor(1.3, dtype=z0.dtype))
+    upstream = torch.ones_like(prior)
+    theirs = gradients(make_layer(), model, z0, prior, upstream)
+    ours = gradients(make_layer(solver="gauss_newton"), model, z0, prior, upstream)
+    torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("solver", ["gauss_newton", "mppi"])

@@ -30,14 +30,14 @@ def solve(
     Raises:
         ValueError: If ``backward_mode=dlm`` meets a model whose parameters it cannot reach.
     """
-    if config.backward_mode == "dlm" and not isinstance(problem.model, nn.Module):
-        raise ValueError(
-            f"trajopt.backward_mode is 'dlm', which reaches the parameters of an nn.Module alone, but the model is a "
-            f"{type(problem.model).__name__}; allowed: implicit, truncated, unroll"
-        )
     residual = _Residual(problem)
+    if config.backward_mode == "dlm" and next(residual.parameters(), None) is None:
+        raise ValueError(
+            "trajopt.backward_mode is 'dlm', which reaches the parameters of an nn.Module alone, but the model "
+            f"({type(problem.model).__name__}) has none; allowed: implicit, truncated, unroll"
+        )
     inputs = {"z0": problem.z0, "prior": problem.prior.flatten(1)}
-    inputs |= {name: parameter[None] for name, parameter in residual.named_parameters()}
+    inputs |= {name: parameter.reshape(1, -1) for name, parameter in residual.named_parameters()}
     scale = _GradientScale()
     if config.backward_mode == "dlm":
         inputs = {name: scale.restored(tensor) for name, tensor in inputs.items()}
@@ -83,8 +83,11 @@ def _optimizer(
 
     def error(optim_vars: tuple[th.Variable, ...], aux_vars: tuple[th.Variable, ...]) -> torch.Tensor:
         z0, prior, *parameters = (variable.tensor for variable in aux_vars)
-        named = zip(names, (parameter[0] for parameter in parameters), strict=True)
-        return functional_call(residual, dict(named), (optim_vars[0].tensor, z0, prior))
+        named = {
+            name: parameter[0].view_as(residual.get_parameter(name))
+            for name, parameter in zip(names, parameters, strict=True)
+        }
+        return functional_call(residual, named, (optim_vars[0].tensor, z0, prior))
 
     with torch.no_grad():
         num_residuals = residual(warm_start, inputs["z0"], inputs["prior"]).shape[1]
