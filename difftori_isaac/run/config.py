@@ -74,7 +74,7 @@ class RunConfig:
     """auto (CUDA where there is one), cpu, or cuda:N."""
     run_dir: str | None = None
     """Directory of the run; null is a new runs/<task>/<policy>/<time>_seed<seed>, or the newest one to read from."""
-    trajopt: TrajOptConfig = field(default_factory=TrajOptConfig)
+    trajopt: TrajOptConfig = field(default_factory=lambda: TrajOptConfig(hessian_every=4))
     """Trajectory optimizer of ``policy=trajopt``."""
     world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
     """World model of ``policy=trajopt``."""

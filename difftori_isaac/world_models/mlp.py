@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from rsl_rl.utils import resolve_nn_activation
 from torch import nn
-from torch.func import vjp
+from torch.func import jvp
 
 
 def mlp(in_dim: int, hidden_dims: Iterable[int], out_dim: int, activation: str) -> nn.Sequential:
@@ -34,8 +34,7 @@ class LinearizedMLP:
                 inputs = layer(inputs)
                 self._layers.append((layer, None))
             else:
-                inputs, pull, *_ = vjp(layer, inputs)
-                (slope,) = pull(torch.ones_like(inputs))
+                inputs, slope = jvp(layer, (inputs,), (torch.ones_like(inputs),))
                 self._layers.append((None, slope))
         self.value = inputs
         """Output, shape (num_envs, out_dim)."""

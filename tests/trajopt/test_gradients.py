@@ -68,6 +68,24 @@ def test_matches_finite_differences(make_problem, mode, bounds):
 
 
 @pytest.mark.parametrize("bounds", BOUNDS)
+@pytest.mark.parametrize(
+    "mode", [{"backward_mode": "implicit", "hessian": "exact"}, {"backward_mode": "unroll"}], ids=["implicit", "unroll"]
+)
+def test_reused_hessians_reach_the_same_optimum_and_gradient(make_problem, mode, bounds):
+    low, high = BOUNDS[bounds]
+    model, z0, prior = make_problem()
+    results = []
+    for every in (1, 4):
+        layer = TrajOptLayer(
+            converged_config(iterations=80, hessian_every=every, action_low=low, action_high=high, **mode)
+        )
+        solution = layer(model, z0, prior)
+        assert solution.converged.all()
+        results.append([solution.actions, *gradients(layer, model, z0, prior, torch.ones_like(prior))])
+    assert_all_close(*results, 1e-8)
+
+
+@pytest.mark.parametrize("bounds", BOUNDS)
 def test_implicit_equals_unroll_at_convergence(make_problem, bounds):
     low, high = BOUNDS[bounds]
     model, z0, prior = make_problem()
