@@ -1,17 +1,34 @@
-"""The example of docs/trajopt.md runs as printed."""
+"""The examples of docs/trajopt.md and docs/examples.md run as printed."""
 
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "trajopt.md"
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL)
 
 
 def test_example_plans_and_differentiates(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    (code,) = blocks("trajopt.md")
     namespace: dict = {}
     exec(code, namespace)
     assert namespace["solution"].converged.float().mean() > 0.95
     assert namespace["model"].mass.grad.isfinite() and namespace["model"].mass.grad != 0
     assert "converged" in capsys.readouterr().out
+
+
+def test_masses_are_identified_poles_swung_up_and_rotors_differentiated(tmp_path, monkeypatch, capsys):
+    script = tmp_path / "examples.py"  # a file, because Warp reads the source of its functions
+    script.write_text("\n".join(blocks("examples.md")))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    namespace = runpy.run_path(str(script))
+    assert "cart 1.000 kg, pole 0.300 kg" in capsys.readouterr().out
+    assert abs(namespace["executed"][-1, 2]) < 0.2
+    assert (tmp_path / "plan.png").stat().st_size > 10_000
+    assert namespace["model"].mass.grad.item() / 8 > 9.81  # to hover takes 9.81 N/kg, to rise takes more
