@@ -1,1 +1,1 @@
-"""Commands: each parses its arguments, calls `difftori_isaac.run` and exits."""
+"""Commands: each parses its arguments, calls `difftori_isaac.run` or `difftori_isaac.benchmarks` and exits."""

@@ -1,0 +1,111 @@
+"""Plans against a learned latent world model: this project's solvers beside Theseus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from difftori_isaac.benchmarks.config import BenchmarkConfig, Size
+from difftori_isaac.benchmarks.measure import Workload, measure
+from difftori_isaac.benchmarks.row import Row
+from difftori_isaac.run.build import resolve_device
+from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.trajopt.layer import TrajOptLayer
+from difftori_isaac.trajopt.problem import TrajOptProblem
+from difftori_isaac.world_models.config import WorldModelConfig
+from difftori_isaac.world_models.latent import LatentWorldModel
+
+REFERENCE = "theseus implicit"
+TRAJOPT = TrajOptConfig(damping=0.01, prior_weight=0.2)
+"""Settings that all solvers share."""
+SOLVERS: dict[str, dict[str, Any]] = {
+    "gauss_newton implicit": {},
+    "gauss_newton truncated": {"backward_mode": "truncated"},
+    "gauss_newton unroll": {"backward_mode": "unroll"},
+    "gauss_newton implicit, Hessian every 2": {"hessian_every": 2},
+    "gauss_newton implicit, one Hessian": {"hessian_every": 1000},
+    "theseus implicit": {"solver": "theseus"},
+    "theseus unroll": {"solver": "theseus", "backward_mode": "unroll"},
+    "mppi": {"solver": "mppi"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentProblem:
+    """A world model at its start, with heads large enough that planning matters, and random states and priors."""
+
+    latent_dim: int = 64
+    action_dim: int = 8
+    hidden_dims: tuple[int, ...] = (256,)
+    activation: str = "elu"
+    head_scale: float = 1.5
+    """Factor on the last layers of torch's initialisation; with 1.5, planning halves the cost of the prior."""
+    trajopt: TrajOptConfig = TRAJOPT
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+    def build(self, num_envs: int, horizon: int) -> tuple[LatentWorldModel, torch.Tensor, torch.Tensor]:
+        """Model, initial states (num_envs, latent_dim) and prior plans (num_envs, horizon, action_dim)."""
+        config = WorldModelConfig(
+            encoder_dims=(self.latent_dim,),
+            hidden_dims=self.hidden_dims,
+            activation=self.activation,
+            head_scale=self.head_scale,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = LatentWorldModel(self.latent_dim, self.action_dim, config)
+        generator = torch.Generator().manual_seed(0)
+        z0 = torch.randn(num_envs, self.latent_dim, generator=generator)
+        prior = 0.5 * torch.randn(num_envs, horizon, self.action_dim, generator=generator)
+        z0, prior = (tensor.to(self.device, self.dtype).requires_grad_() for tensor in (z0, prior))
+        return model.to(self.device, self.dtype), z0, prior
+
+
+def plan_inputs(model: LatentWorldModel, z0: torch.Tensor, prior: torch.Tensor) -> list[torch.Tensor]:
+    """Everything that a plan depends on."""
+    return [z0, prior, *model.dynamics.parameters(), *model.reward_head.parameters(), *model.value_head.parameters()]
+
+
+def workload(problem: LatentProblem, size: Size) -> Workload:
+    """Plans from the prior; the loss is the squared norm of the first actions."""
+    model, z0, prior = problem.build(size.num_envs, size.horizon)
+    config = replace(problem.trajopt, horizon=size.horizon, iterations=size.iterations)
+    layer = TrajOptLayer(config)
+    inputs = plan_inputs(model, z0, prior)
+    posed = TrajOptProblem(
+        model=model,
+        z0=z0,
+        prior=prior,
+        prior_weight=config.prior_weight,
+        discount=config.discount,
+    )
+
+    def forward() -> torch.Tensor:
+        with torch.no_grad():
+            return layer(model, z0, prior).actions
+
+    def forward_backward() -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(layer(model, z0, prior).action.square().sum(), inputs)
+
+    def cost(actions: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return posed.cost(actions)
+
+    return Workload(forward, None if config.solver == "mppi" else forward_backward, cost, prior.detach())
+
+
+def learned_model(config: BenchmarkConfig) -> Iterator[Row]:
+    """Latent 64, one hidden layer of 256, 8 actions, 4 residuals a step: 60 residuals and 40 unknowns at horizon 5."""
+    device, dtype = resolve_device(config.device), config.dtype or "float32"
+    take = partial(measure, suite="learned_model", device=device, dtype=dtype, repeats=config.repeats)
+    for size in config.sizes(num_envs=(64, 256, 1024), horizon=(5, 3, 8), iterations=(5,)):
+        for solver, settings in SOLVERS.items():
+            if config.wants(solver):
+                trajopt = replace(TRAJOPT, **settings)
+                problem = LatentProblem(trajopt=trajopt, device=device, dtype=getattr(torch, dtype))
+                yield take(partial(workload, problem), size, solver=solver)

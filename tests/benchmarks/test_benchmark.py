@@ -1,0 +1,87 @@
+"""The script: what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from difftori_isaac.scripts.benchmark import main
+
+SCHEMA = (
+    "suite",
+    "solver",
+    "num_envs",
+    "horizon",
+    "iterations",
+    "forward_ms",
+    "forward_backward_ms",
+    "solves_per_s",
+    "peak_memory_mb",
+    "final_cost",
+    "measured",
+)
+
+
+def test_rows_picture_and_table(tmp_path: Path, capsys: pytest.CaptureFixture):
+    files = [f"{name}={tmp_path / 'new' / name}" for name in ("json", "markdown")] + [f"plot={tmp_path / 'plot.png'}"]
+    sizes = ["num_envs=[2,256]", "horizon=2", "iterations=3"]
+    arguments = ["suite=learned_model", "filter=gauss_newton implicit", "repeats=1", "device=cpu"]
+    assert main([*arguments, *sizes, *files]) == 0
+    content = json.loads((tmp_path / "new" / "json").read_text())
+    assert list(content) == ["rows"]
+    rows = [row for row in content["rows"] if row["solver"] == "gauss_newton implicit"]
+    assert [row["num_envs"] for row in rows] == [2, 256]
+    for row in rows:
+        assert tuple(row)[: len(SCHEMA)] == SCHEMA
+        assert (row["suite"], row["horizon"], row["iterations"], row["measured"]) == ("learned_model", 2, 3, True)
+        assert 0 < row["forward_ms"] < row["forward_backward_ms"]
+        assert row["solves_per_s"] == pytest.approx(1e3 * row["num_envs"] / row["forward_ms"])
+        assert 0 < row["final_cost"] < row["initial_cost"]
+        assert row["ratio"] is None and row["same_cost"] is None  # there is no line of the reference
+    assert rows[0]["peak_memory_mb"] + 1 < rows[1]["peak_memory_mb"]
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    markdown = (tmp_path / "new" / "markdown").read_text()
+    assert "uv run scripts/benchmark.py suite=learned_model 'filter=gauss_newton implicit'" in markdown
+    assert "| gauss_newton implicit | 256 | 2 | 3 |" in markdown
+    assert "gauss_newton implicit" in capsys.readouterr().out
+
+
+def test_quoted_rows_say_so(tmp_path: Path):
+    assert main(["suite=published", "filter=DiffTORI", "device=cpu", f"json={tmp_path / 'rows.json'}"]) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["forward_backward_ms"] for row in rows] == [1172.0, 170.0]
+    assert all(row["measured"] is False and row["note"] == "quoted" for row in rows)
+
+
+def test_a_peer_that_cannot_be_installed_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    arguments = ["suite=known_dynamics", "filter=mpc.pytorch", "peers=true", "num_envs=64", "horizon=10", "device=cpu"]
+    with pytest.warns(UserWarning, match="mpc==0.0.6 is not installed and uv is not on the PATH"):
+        assert main([*arguments, f"json={tmp_path / 'rows.json'}"]) == 0
+    (row,) = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert (row["solver"], row["measured"]) == ("mpc.pytorch", False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ("suite=fast", 2, "suite is 'fast'; allowed: learned_model, known_dynamics, published, training, gradients"),
+        ("", 2, "suite is missing"),
+        ("suite=gradients num_envs=0", 2, "num_envs is [0]; allowed: one or more integers of at least 1"),
+        ("suite=gradients horizon=[]", 2, "horizon is []; allowed"),
+        ("suite=gradients iterations=[5,x]", 2, "iterations is 'x'; allowed: an integer"),
+        ("suite=gradients filter=ipopt", 2, "filter is 'ipopt', which fits no solver of suite=gradients"),
+        ("suite=gradients device=tpu", 2, "device is 'tpu'; allowed: auto, cpu, cuda:N"),
+        ("suite=gradients repeats=0", 2, "repeats is 0"),
+        ("suite=training plot=x.png", 2, "plot is set, but suite=training"),
+        ("suite=training task=Cartpol", 2, "Unknown task 'Cartpol'"),
+        ("suite=published filter=DiffTORI device=cpu json=/dev/null/x", 1, "cannot write /dev/null/x"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: str, code: int, message: str, capsys: pytest.CaptureFixture):
+    assert main(arguments.split()) == code
+    text = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(text) == 1 and message in text[0]
