@@ -10,8 +10,21 @@ from difftori_isaac.trajopt import bounds
 from difftori_isaac.trajopt.bounds import Bound
 
 SolverName = Literal["gauss_newton", "theseus", "mppi", "warp"]
+ObjectiveName = Literal["least_squares", "return", "return_residual"]
 BackwardMode = Literal["implicit", "truncated", "unroll", "dlm"]
 HessianName = Literal["gauss_newton", "exact"]
+
+_NAMES = {
+    "solver": get_args(SolverName),
+    "objective": get_args(ObjectiveName),
+    "backward_mode": get_args(BackwardMode),
+    "hessian": get_args(HessianName),
+}
+_SOLVERS = {
+    "least_squares": get_args(SolverName),
+    "return": ("gauss_newton", "mppi"),
+    "return_residual": ("gauss_newton", "theseus"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +82,10 @@ class TrajOptConfig:
 
     solver: SolverName = "gauss_newton"
     """Solver backend."""
+    objective: ObjectiveName = "least_squares"
+    """Squared residuals, a return by its exact Hessian, or ``return_offset`` less the return as the one residual."""
+    return_offset: float = 1000.0
+    """Offset of ``objective=return_residual``, above any return; that of the published DiffTORI."""
     horizon: int = 3
     """Number of planned actions [steps]."""
     iterations: int = 3
@@ -96,7 +113,7 @@ class TrajOptConfig:
     backward_mode: BackwardMode = "implicit"
     """How gradients pass through the solution; ``solver=mppi`` has one way of its own, through the prior plan."""
     hessian: HessianName = "gauss_newton"
-    """Hessian of the implicit gradient."""
+    """Hessian of the implicit gradient of squared residuals; that of ``objective=return`` is always exact."""
     backward_iterations: int = 2
     """Differentiated iterations of ``backward_mode=truncated``."""
     dlm_epsilon: float = 1e-2
@@ -110,9 +127,14 @@ class TrajOptConfig:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.mppi, dict):
             object.__setattr__(self, "mppi", MppiConfig(**self.mppi))
-        for name, allowed in (("solver", SolverName), ("backward_mode", BackwardMode), ("hessian", HessianName)):
-            if getattr(self, name) not in get_args(allowed):
-                raise ValueError(f"trajopt.{name} is {getattr(self, name)!r}; allowed: {', '.join(get_args(allowed))}")
+        for name, allowed in _NAMES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"trajopt.{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
+        if self.solver not in _SOLVERS[self.objective]:
+            raise ValueError(
+                f"trajopt.objective is {self.objective!r}, which trajopt.solver={self.solver} cannot optimise; "
+                f"allowed: trajopt.solver={' or trajopt.solver='.join(_SOLVERS[self.objective])}"
+            )
         for name in ("horizon", "iterations", "hessian_every", "backward_iterations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trajopt.{name} is {getattr(self, name)}; allowed: an integer of at least 1")
@@ -128,6 +150,8 @@ class TrajOptConfig:
                 f"trajopt.damping_up is {self.damping_up} and trajopt.damping_down is {self.damping_down}; "
                 "allowed: damping_up above 1, damping_down between 0 and 1"
             )
+        if not isfinite(self.return_offset):
+            raise ValueError(f"trajopt.return_offset is {self.return_offset}; allowed: a finite number")
         if not 0.0 < self.discount <= 1.0:
             raise ValueError(f"trajopt.discount is {self.discount}; allowed: above 0, at most 1")
         bounds.check(self.action_low, self.action_high)
@@ -158,6 +182,11 @@ class TrajOptConfig:
                         f"trajopt.{name} is {getattr(self, name)!r}, which trajopt.solver=warp cannot do; "
                         f"allowed: trajopt.{name}={allowed}, or trajopt.solver=gauss_newton"
                     )
+
+    @property
+    def implicit_hessian(self) -> HessianName:
+        """Hessian of the implicit gradient."""
+        return "exact" if self.objective == "return" else self.hessian
 
     @property
     def bounded(self) -> bool:

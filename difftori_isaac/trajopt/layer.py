@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from math import inf
-
 import torch
 
-from difftori_isaac.trajopt.bounds import bound_tensor
 from difftori_isaac.trajopt.config import TrajOptConfig
-from difftori_isaac.trajopt.problem import TrajOptModel, TrajOptProblem
+from difftori_isaac.trajopt.objectives import ReturnModel, pose
+from difftori_isaac.trajopt.problem import TrajOptModel
 from difftori_isaac.trajopt.solution import SolveStatus, TrajOptSolution, all_finite, zero_where
 from difftori_isaac.trajopt.solvers import get_solver
 
@@ -27,25 +25,25 @@ class TrajOptLayer:
 
     def __call__(
         self,
-        model: TrajOptModel,
+        model: TrajOptModel | ReturnModel,
         z0: torch.Tensor,
         prior: torch.Tensor,
         *,
         warm_start: torch.Tensor | None = None,
     ) -> TrajOptSolution:
-        """Minimise the cost of :class:`~difftori_isaac.trajopt.problem.TrajOptProblem` for every environment.
+        """Minimise the cost of :func:`~difftori_isaac.trajopt.objectives.pose` for every environment.
 
         An environment whose state, prior or cost is not finite returns its warm start, has status ``NON_FINITE``,
         passes no gradient on and leaves the others as they are, bit for bit.
 
         Args:
-            model: Dynamics and residuals.
+            model: Dynamics and residuals, or dynamics, reward and value, as ``objective`` needs.
             z0: Initial states, shape (num_envs, state_dim).
             prior: Prior plan, shape (num_envs, horizon, action_dim).
             warm_start: First guess, of the shape of ``prior``; the prior plan if not given.
 
         Raises:
-            ValueError: If a shape or the number of bounds does not fit.
+            ValueError: If a shape, the model or the number of bounds does not fit.
         """
         if prior.ndim != 3 or prior.shape[:2] != (z0.shape[0], self.config.horizon):
             raise ValueError(
@@ -60,7 +58,7 @@ class TrajOptLayer:
 
     def _solve(
         self,
-        model: TrajOptModel,
+        model: TrajOptModel | ReturnModel,
         z0: torch.Tensor,
         prior: torch.Tensor,
         guess: torch.Tensor,
@@ -68,17 +66,7 @@ class TrajOptLayer:
     ) -> TrajOptSolution:
         config = self.config
         finite = all_finite(z0, prior)
-        size = (prior.shape[2], prior.dtype, prior.device)
-        problem = TrajOptProblem(
-            model=model,
-            z0=zero_where(~finite, z0),
-            prior=zero_where(~finite, prior),
-            prior_weight=config.prior_weight,
-            discount=config.discount,
-            action_rate_weight=config.action_rate_weight,
-            low=bound_tensor("action_low", config.action_low, -inf, *size),
-            high=bound_tensor("action_high", config.action_high, inf, *size),
-        )
+        problem = pose(config, model, zero_where(~finite, z0), zero_where(~finite, prior))
         guess = problem.project(guess.nan_to_num(0.0, 0.0, 0.0))
         result = self._solver(problem, guess, config, differentiable=differentiable)
 

@@ -1,4 +1,4 @@
-"""Cost, gradient and Gauss-Newton Hessian of a problem, by whichever direction through time is cheaper."""
+"""Cost, gradient and Hessian of a problem: Gauss-Newton's, by the cheaper direction through time, or a return's."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import torch
 from torch.func import jvp, vjp, vmap
 from torch.nn.functional import pad
 
+from difftori_isaac.trajopt.curvature import derivatives
+from difftori_isaac.trajopt.objectives import ReturnProblem
 from difftori_isaac.trajopt.problem import Derivatives, StructuredModel, TrajOptModel, TrajOptProblem
 
 
 class Linearization(NamedTuple):
-    """A problem's cost and its first and (Gauss-Newton) second derivatives at some actions."""
+    """A problem's cost and its first and second derivatives at some actions."""
 
     cost: torch.Tensor
     """Cost, shape (num_envs,)."""
     gradient: torch.Tensor
     """Cost gradient, shape (num_envs, horizon * action_dim)."""
     hessian: torch.Tensor
-    """Gauss-Newton Hessian, shape (num_envs, horizon * action_dim, horizon * action_dim)."""
+    """Positive definite Hessian, shape (num_envs, horizon * action_dim, horizon * action_dim)."""
 
     def where(self, mask: torch.Tensor, other: Linearization) -> Linearization:
         """This one in the environments of ``mask``, shape (num_envs,), ``other`` elsewhere."""
@@ -34,7 +36,7 @@ class Linearization(NamedTuple):
 
 
 def linearize(problem: TrajOptProblem, actions: torch.Tensor, hessian: torch.Tensor | None = None) -> Linearization:
-    """Linearize the residuals at ``actions``, shape (num_envs, horizon, action_dim).
+    """Linearize residuals, or expand a return to second order, at ``actions``, shape (num_envs, horizon, action_dim).
 
     Differentiable with respect to everything when autograd records.
 
@@ -44,6 +46,8 @@ def linearize(problem: TrajOptProblem, actions: torch.Tensor, hessian: torch.Ten
         hessian: A Hessian to keep instead of a new one: cost and gradient alone cost a few cost evaluations, whatever
             the horizon, the Hessian one for every two rows of residuals.
     """
+    if isinstance(problem, ReturnProblem):
+        return Linearization(*derivatives(problem, actions, hessian))
     action_cost, action_gradient, action_hessian = problem.action_terms(actions)
     if hessian is not None:
         residual_cost, gradient = _adjoint(problem, actions)

@@ -42,5 +42,5 @@ def conclude(
         step_norm = step.abs().amax(dim=1).masked_fill(~finite, torch.nan)
     if implicit:
         problem = problem.replaced(z0=zero_where(~finite, problem.z0), prior=zero_where(~finite, problem.prior))
-        actions = implicit_gradient(problem, zero_where(~finite, actions), free, factor, config.hessian)
+        actions = implicit_gradient(problem, zero_where(~finite, actions), free, factor, config.implicit_hessian)
     return SolverResult(actions, cost.detach(), step_norm, iterations)

@@ -141,6 +141,10 @@ class TrajOptProblem:
         """``½‖residual‖²`` of each environment, shape (num_envs,)."""
         return 0.5 * self.residual(actions).square().sum(dim=1)
 
+    def rounding(self, cost: torch.Tensor) -> torch.Tensor:
+        """Changes of a cost that rounding alone explains, of its shape."""
+        return 8.0 * torch.finfo(cost.dtype).eps * cost.abs()
+
     def project(self, actions: torch.Tensor) -> torch.Tensor:
         """The closest actions within the bounds."""
         if self.low is not None:

@@ -46,7 +46,7 @@ def solve(
             with torch.set_grad_enabled(recorded and iteration + 1 < config.iterations):
                 keep = (iteration + 1) % config.hessian_every > 0
                 point = linearize(problem, candidate, state.point.hessian if keep else None)
-            state = _accept(state, candidate, point, config, moving | recorded)
+            state = _accept(problem, state, candidate, point, config, moving | recorded)
     implicit = differentiable and config.backward_mode == "implicit"
     return conclude(problem, state.actions, state.accepted, config, implicit=implicit, linearization=state.point)
 
@@ -81,12 +81,17 @@ def _step(problem: TrajOptProblem, state: _State) -> torch.Tensor:
 
 
 def _accept(
-    state: _State, candidate: torch.Tensor, point: Linearization, config: TrajOptConfig, allowed: torch.Tensor
+    problem: TrajOptProblem,
+    state: _State,
+    candidate: torch.Tensor,
+    point: Linearization,
+    config: TrajOptConfig,
+    allowed: torch.Tensor,
 ) -> _State:
     """Take the candidate where its cost is not higher, and adapt the damping."""
     with torch.no_grad():
         cost = state.point.cost
-        decreased = point.cost <= cost * (1.0 + 8.0 * torch.finfo(cost.dtype).eps)  # up to rounding
+        decreased = point.cost <= cost + problem.rounding(cost)
         accept = decreased & allowed
         damping = state.damping * torch.where(decreased, config.damping_down, config.damping_up)
     return _State(
