@@ -81,8 +81,8 @@ class _Solve(torch.autograd.Function):
         task.horizon, task.discount, task.prior_weight = horizon, problem.discount, problem.prior_weight
         task.z0, task.prior = view(inputs[0], types.state), view(inputs[1], types.action)
         for name, bound, unbounded in (("low", problem.low, -torch.inf), ("high", problem.high, torch.inf)):
-            tensor = torch.as_tensor(unbounded if bound is None else bound).to(prior)
-            setattr(task, name, view(packed(tensor.expand_as(prior)), types.action))
+            tensor = torch.full_like(inputs[1], unbounded if bound is None else 0.0)
+            setattr(task, name, view(tensor if bound is None else tensor + bound, types.action))
         names = ("physical", "weights", "terminal_weights", "goal", "action_weights")
         kinds = (types.physical, types.output, types.output, types.output, types.action)
         for name, kind, tensor in zip(names, kinds, inputs[2:], strict=True):
