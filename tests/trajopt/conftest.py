@@ -26,6 +26,12 @@ class TanhModel(nn.Module):
     def terminal_residual(self, z: torch.Tensor) -> torch.Tensor:
         return self.scale * self.terminal(z)
 
+    def reward(self, z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        return self.stage_residual(z, a).sum(dim=-1)
+
+    def terminal_value(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.sin(self.terminal_residual(z)).amin(dim=-1)
+
 
 @pytest.fixture(scope="session")
 def make_problem():

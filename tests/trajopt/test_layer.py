@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.layer import TrajOptLayer
@@ -151,30 +149,6 @@ def test_rank_deficient_steep_problems_solve_in_float32():
     assert not solution.failed.any()
     reached = z0[:, 0] + solution.actions.sum(dim=(1, 2))
     assert ((reached + 0.1 * torch.sin(reached) - 1.0).abs() < 1e-3).all()
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    num_envs=st.integers(1, 6),
-    horizon=st.integers(1, 4),
-    action_dim=st.integers(1, 5),
-    seed=st.integers(0, 2**16),
-    width=st.one_of(st.none(), st.floats(0.05, 1.0)),
-)
-def test_solving_commutes_with_permuting_environments(make_problem, num_envs, horizon, action_dim, seed, width):
-    model, z0, prior = make_problem(num_envs, horizon, action_dim, seed)
-    bounds = {} if width is None else {"action_low": -width, "action_high": width}
-    layer = make_layer(horizon=horizon, iterations=8, **bounds)
-    order = torch.randperm(num_envs, generator=torch.Generator().manual_seed(seed))
-    solution, permuted = layer(model, z0, prior), layer(model, z0[order], prior[order])
-    torch.testing.assert_close(permuted.actions, solution.actions[order], rtol=0, atol=1e-9)
-    assert (
-        solution.cost <= TrajOptProblem(model, z0, prior, 1.0, 0.99).cost(layer_project(prior, width)) + 1e-12
-    ).all()
-
-
-def layer_project(prior, width):
-    return prior if width is None else prior.clamp(-width, width)
 
 
 @pytest.mark.parametrize(
