@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -90,6 +92,11 @@ def test_a_system_is_planned_with_its_warp_dynamics_alone():
     model = AnalyticModel(reference.system, values).double()
     torch.testing.assert_close(model.next(z, actions[:, 0]), reference.next(z, actions[:, 0]), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(model.outputs(z), reference.outputs(z), rtol=1e-6, atol=1e-6)
+
+
+def test_copies_of_a_model_share_its_kernels():
+    model = CartPole()
+    assert copy.deepcopy(model).system is model.system
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,9 @@ class WarpSystem:
                 f"outputs is {self.outputs} and num_outputs is {self.num_outputs}; allowed: both or neither"
             )
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> WarpSystem:
+        return self  # copies of a model share its kernels
+
     @property
     def output_dim(self) -> int:
         """Components of ``y``."""
