@@ -149,6 +149,27 @@ def test_solves_where_the_return_is_not_concave():
     assert (solution.cost <= problem.cost(prior)).all() and solution.converged.float().mean() > 0.8
 
 
+def test_curvature_beyond_a_bound_leaves_the_free_gradient_exact():
+    """Negative curvature of a held component safeguards the step; the gradient of the free one is that of its own."""
+
+    class Saddle:
+        def next(self, z, a):
+            return z
+
+        def reward(self, z, a):
+            return 2.0 * a[:, 0].square() - 0.5 * a[:, 1].square() + a[:, 0] * a[:, 1]
+
+        def terminal_value(self, z):
+            return 0.0 * z[:, 0]
+
+    prior = torch.tensor([[[0.5, 0.2]]], dtype=torch.float64, requires_grad=True)
+    layer = make_layer(horizon=1, prior_weight=1.0, action_low=-1.0, action_high=1.0)
+    solution = layer(Saddle(), torch.zeros(1, 1, dtype=torch.float64), prior)
+    torch.testing.assert_close(solution.actions, torch.tensor([[[1.0, 0.6]]], dtype=torch.float64))
+    (gradient,) = torch.autograd.grad(solution.actions.sum(), prior)
+    torch.testing.assert_close(gradient, torch.tensor([[[0.0, 0.5]]], dtype=torch.float64))
+
+
 def test_modulus_turns_eigenvalues_positive():
     torch.manual_seed(0)
     vectors = torch.linalg.qr(torch.randn(16, 6, 6, dtype=torch.float64)).Q
