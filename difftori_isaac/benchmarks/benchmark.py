@@ -38,7 +38,7 @@ def benchmark(overrides: Overrides) -> None:
     if not rows:
         raise ConfigError(f"filter is {config.filter!r}, which fits no solver of suite={config.suite}; leave it out")
     if (reference := resolve_name(f"{suite}:REFERENCE")) is not None:
-        rows = compare(rows, reference, same_size=config.suite in ("learned_model", "known_dynamics"))
+        rows = compare(rows, reference)
     report.print_table(rows)
     settings = (shlex.quote(f"{key}={show(value)}") for key, value in overrides.values.items())
     command = " ".join(["uv run scripts/benchmark.py", *settings])

@@ -27,7 +27,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
     names = [name for name in AXES if any(len(line) > 1 for line in _lines(rows, name).values())] or ["num_envs"]
     solvers = list(dict.fromkeys(row.solver for row in rows))
-    figure = Figure(figsize=(5.2 * len(names), 4.8), layout="constrained")
+    figure = Figure(figsize=(4.8 * len(names) + 3.2, 4.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         x_label, ordinate, y_label = AXES[name]
         lines = _lines(rows, name)
@@ -50,7 +50,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             axis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(names) + 1, fontsize="small")
+    figure.legend(handles, labels, loc="outside right upper", fontsize="small")
     figure.savefig(path, dpi=150)
 
 

@@ -13,14 +13,14 @@ import torch
 from difftori_isaac.benchmarks.config import BenchmarkConfig, Size
 from difftori_isaac.benchmarks.measure import Workload, measure
 from difftori_isaac.benchmarks.peers import PeerError, run_mpc_pytorch
-from difftori_isaac.benchmarks.row import Row
+from difftori_isaac.benchmarks.row import Reference, Row
 from difftori_isaac.run.build import resolve_device
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.layer import TrajOptLayer
-from difftori_isaac.trajopt.problem import TrajOptProblem
+from difftori_isaac.trajopt.objectives import pose
 from difftori_isaac.world_models.analytic import CartPole
 
-REFERENCE = "diffmpc"
+REFERENCE = Reference("diffmpc")
 TRAJOPT = TrajOptConfig(damping=1e-6, prior_weight=1e-3, discount=1.0)
 """Settings that all solvers share; the cost of the force is the model's, which has a gradient, not the prior's."""
 SOLVERS: dict[str, dict[str, Any]] = {
@@ -62,7 +62,7 @@ def workload(problem: CartPoleProblem, size: Size) -> Workload:
     config = replace(problem.trajopt, horizon=size.horizon, iterations=size.iterations)
     layer = TrajOptLayer(config)
     prior = torch.zeros(size.num_envs, size.horizon, 1, dtype=problem.dtype, device=problem.device)
-    posed = TrajOptProblem(model=model, z0=z0, prior=prior, prior_weight=config.prior_weight, discount=config.discount)
+    posed = pose(config, model, z0, prior)
 
     def forward() -> torch.Tensor:
         with torch.no_grad():

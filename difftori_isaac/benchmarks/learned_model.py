@@ -11,15 +11,15 @@ import torch
 
 from difftori_isaac.benchmarks.config import BenchmarkConfig, Size
 from difftori_isaac.benchmarks.measure import Workload, measure
-from difftori_isaac.benchmarks.row import Row
+from difftori_isaac.benchmarks.row import Reference, Row
 from difftori_isaac.run.build import resolve_device
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.layer import TrajOptLayer
-from difftori_isaac.trajopt.problem import TrajOptProblem
+from difftori_isaac.trajopt.objectives import pose
 from difftori_isaac.world_models.config import WorldModelConfig
 from difftori_isaac.world_models.latent import LatentWorldModel
 
-REFERENCE = "theseus implicit"
+REFERENCE = Reference("theseus implicit")
 TRAJOPT = TrajOptConfig(damping=0.01, prior_weight=0.2)
 """Settings that all solvers share."""
 SOLVERS: dict[str, dict[str, Any]] = {
@@ -77,13 +77,7 @@ def workload(problem: LatentProblem, size: Size) -> Workload:
     config = replace(problem.trajopt, horizon=size.horizon, iterations=size.iterations)
     layer = TrajOptLayer(config)
     inputs = plan_inputs(model, z0, prior)
-    posed = TrajOptProblem(
-        model=model,
-        z0=z0,
-        prior=prior,
-        prior_weight=config.prior_weight,
-        discount=config.discount,
-    )
+    posed = pose(config, model, z0, prior)
 
     def forward() -> torch.Tensor:
         with torch.no_grad():

@@ -6,7 +6,7 @@ import gc
 import multiprocessing
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,17 +55,21 @@ def single_threaded() -> Iterator[None]:
 def measure(build: Build, size: Size, *, suite: str, solver: str, device: str, dtype: str, repeats: int) -> Row:
     """Measure one solver at one size.
 
-    Times are medians of ``repeats`` calls after a warm-up: CPU time of the process, to be taken in
+    Times are medians of ``repeats`` calls of each after a warm-up: CPU time of the process, to be taken in
     :func:`single_threaded`, or, on CUDA, time between two events. Peak memory is what torch had allocated on CUDA, and
     on a CPU by how much the resident set of a fresh process grows from a solve with one environment to this one.
     """
     on_cuda = device.startswith("cuda")
+    if on_cuda:
+        torch.cuda.set_device(device)
     memory = _peak_cuda_memory if on_cuda else _peak_resident_memory
     peak_memory_mb = memory(build, size)
     workload = build(size)
-    timed = _cuda_ms if on_cuda else _cpu_ms
-    forward_ms = timed(workload.forward, repeats)
-    forward_backward_ms = timed(workload.forward_backward, repeats) if workload.forward_backward else None
+    calls = [call for call in (workload.forward, workload.forward_backward) if call is not None]
+    times = (_cuda_ms if on_cuda else _cpu_ms)(calls, repeats)
+    forward_ms = median(first for first, *_ in times)
+    forward_backward_ms = median(second for _, second in times) if workload.forward_backward else None
+    backward_ms = median(second - first for first, second in times) if workload.forward_backward else None
     actions = workload.forward()
     return Row(
         suite=suite,
@@ -73,7 +77,7 @@ def measure(build: Build, size: Size, *, suite: str, solver: str, device: str, d
         **size._asdict(),
         forward_ms=forward_ms,
         forward_backward_ms=forward_backward_ms,
-        backward_ms=None if forward_backward_ms is None else forward_backward_ms - forward_ms,
+        backward_ms=backward_ms,
         solves_per_s=1e3 * size.num_envs / forward_ms,
         peak_memory_mb=peak_memory_mb,
         final_cost=float(workload.cost(actions).mean()),
@@ -83,30 +87,39 @@ def measure(build: Build, size: Size, *, suite: str, solver: str, device: str, d
     )
 
 
-def _cpu_ms(call: Callable[[], Any], repeats: int) -> float:
-    call()
+def _cpu_ms(calls: Sequence[Callable[[], Any]], repeats: int) -> list[list[float]]:
+    """Times of the calls in turn [ms], once per repeat: what disturbs one disturbs the others."""
+    for call in calls:
+        call()
     times = []
     for _ in range(repeats):
-        start = time.process_time()
-        call()
-        times.append(time.process_time() - start)
-        if sum(times) > TIME_BUDGET_S:
+        times.append([_cpu_ms_once(call) for call in calls])
+        if sum(map(sum, times)) > 1e3 * TIME_BUDGET_S:
             break
-    return 1e3 * median(times)
+    return times
 
 
-def _cuda_ms(call: Callable[[], Any], repeats: int) -> float:
-    for _ in range(3):  # kernels are chosen and graphs captured in the first calls
-        call()
-    times = []
-    for _ in range(repeats):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        call()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return median(times)
+def _cpu_ms_once(call: Callable[[], Any]) -> float:
+    start = time.process_time()
+    call()
+    return 1e3 * (time.process_time() - start)
+
+
+def _cuda_ms(calls: Sequence[Callable[[], Any]], repeats: int) -> list[list[float]]:
+    """As :func:`_cpu_ms`, between two events."""
+    for call in calls:
+        for _ in range(3):  # kernels are chosen and graphs captured in the first calls
+            call()
+    return [[_cuda_ms_once(call) for call in calls] for _ in range(repeats)]
+
+
+def _cuda_ms_once(call: Callable[[], Any]) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)
 
 
 def _once(workload: Workload) -> None:

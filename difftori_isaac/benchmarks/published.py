@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 
-from difftori_isaac.benchmarks.config import BenchmarkConfig
-from difftori_isaac.benchmarks.learned_model import LatentProblem, workload
-from difftori_isaac.benchmarks.measure import measure
-from difftori_isaac.benchmarks.row import Row
+from difftori_isaac.benchmarks.config import BenchmarkConfig, Size
+from difftori_isaac.benchmarks.learned_model import TRAJOPT, LatentProblem, workload
+from difftori_isaac.benchmarks.measure import Build, measure
+from difftori_isaac.benchmarks.row import Reference, Row
 from difftori_isaac.run.build import resolve_device
 
-REFERENCE = "DiffTORI, published code, 50 iterations"
+REFERENCE = Reference("DiffTORI, published code, 50 iterations", same=())
 _QUOTED = Row(
     suite="published",
-    solver=REFERENCE,
+    solver=REFERENCE.solver,
     num_envs=1,
     horizon=5,
     iterations=50,
@@ -42,15 +43,36 @@ QUOTED = (
 )
 
 
+SOLVERS: dict[str, dict[str, Any]] = {
+    "gauss_newton, return as one residual": {"objective": "return_residual"},
+    "gauss_newton, return": {"objective": "return"},
+    "gauss_newton, least squares": {},
+}
+_AS_PUBLISHED = {"solver": "theseus", "objective": "return_residual"}
+_AS_PUBLISHED_SIZE = Size(num_envs=1, horizon=5, iterations=50)
+
+
 def published(config: BenchmarkConfig) -> Iterator[Row]:
     """Latent 50, two hidden layers of 512, 6 actions, horizon 5: the sizes of DiffTORI's model-based experiments."""
     device, dtype = resolve_device(config.device), config.dtype or "float32"
-    if device == "cpu":
-        yield from QUOTED
     take = partial(measure, suite="published", device=device, dtype=dtype, repeats=config.repeats)
+
+    def build(settings: dict[str, Any]) -> Build:
+        problem = LatentProblem(
+            latent_dim=50,
+            action_dim=6,
+            hidden_dims=(512, 512),
+            trajopt=replace(TRAJOPT, **settings),
+            device=device,
+            dtype=getattr(torch, dtype),
+        )
+        return partial(workload, problem)
+
+    if device == "cpu":
+        yield from (row for row in QUOTED if config.wants(row.solver))
+    if config.wants(solver := "theseus, return as one residual"):
+        yield take(build(_AS_PUBLISHED), _AS_PUBLISHED_SIZE, solver=solver)
     for size in config.sizes(num_envs=(1024,), horizon=(5,), iterations=(5,)):
-        if config.wants(solver := "gauss_newton implicit, least squares"):
-            problem = LatentProblem(
-                latent_dim=50, action_dim=6, hidden_dims=(512, 512), device=device, dtype=getattr(torch, dtype)
-            )
-            yield take(partial(workload, problem), size, solver=solver)
+        for solver, settings in SOLVERS.items():
+            if config.wants(solver):
+                yield take(build(settings), size, solver=solver)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 COST_TOLERANCE = 0.01
 """Mean costs that differ by more, relative to the reference's, are different results: speeds are not compared."""
@@ -57,20 +58,23 @@ class Row:
     """Where a quoted line comes from, or why something is missing."""
 
 
-def compare(rows: Iterable[Row], reference: str, *, same_size: bool) -> list[Row]:
-    """Compare every row with that of the solver ``reference``: the one of its own size, or the only one there is.
+class Reference(NamedTuple):
+    """What the other rows of a suite are compared with."""
 
-    Args:
-        rows: Rows of one suite.
-        reference: Name of a solver.
-        same_size: Whether environments, horizon and iterations have to be those of the reference.
-    """
+    solver: str
+    """Its name."""
+    same: tuple[str, ...] = ("num_envs", "horizon", "iterations")
+    """Fields of :class:`Row` that have to be those of the reference."""
+
+
+def compare(rows: Iterable[Row], reference: Reference) -> list[Row]:
+    """Compare every row with that of the reference which agrees with it, if there is one."""
 
     def size(row: Row) -> tuple[int | None, ...]:
-        return (row.num_envs, row.horizon, row.iterations) if same_size else ()
+        return tuple(getattr(row, name) for name in reference.same)
 
     rows = list(rows)
-    references = {size(row): row for row in rows if row.solver == reference}
+    references = {size(row): row for row in rows if row.solver == reference.solver}
     return [_compared(row, references[size(row)]) if size(row) in references else row for row in rows]
 
 

@@ -11,13 +11,13 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from difftori_isaac.benchmarks.config import BenchmarkConfig
-from difftori_isaac.benchmarks.row import Row
+from difftori_isaac.benchmarks.row import Reference, Row
 from difftori_isaac.run.build import CPU_NUM_ENVS, resolve_device, resolve_task_name
 from difftori_isaac.run.errors import RunError
 from difftori_isaac.run.metrics import read_metrics
 from difftori_isaac.trajopt.config import TrajOptConfig
 
-REFERENCE = "mlp"
+REFERENCE = Reference("mlp", same=("num_envs", "iterations"))
 WARM_UP = 2
 """Iterations left out at the beginning, when kernels are compiled and memory is allocated."""
 

@@ -22,7 +22,7 @@ def test_learned_model_has_one_cost():
         starts.add(float(workload.cost(workload.warm_start).mean()))
         assert (workload.forward_backward is None) == (solver == "mppi")
     (start,) = starts
-    reference = costs[learned_model.REFERENCE]
+    reference = costs[learned_model.REFERENCE.solver]
     assert reference < 0.7 * start
     for solver in ("gauss_newton implicit", "gauss_newton truncated", "gauss_newton unroll", "theseus unroll"):
         assert costs[solver] == pytest.approx(reference, rel=COST_TOLERANCE), solver

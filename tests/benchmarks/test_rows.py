@@ -8,14 +8,14 @@ import pytest
 
 from difftori_isaac.benchmarks.config import BenchmarkConfig
 from difftori_isaac.benchmarks.figure import _lines
-from difftori_isaac.benchmarks.row import Row, compare
+from difftori_isaac.benchmarks.row import Reference, Row, compare
 
 REFERENCE = Row(suite="learned_model", solver="theseus", num_envs=64, forward_backward_ms=100.0, final_cost=2.0)
 OURS = replace(REFERENCE, solver="ours", forward_backward_ms=10.0, final_cost=2.01)
 
 
-def compared(row: Row, reference: Row = REFERENCE, *, same_size: bool = True) -> Row:
-    return compare([reference, row], reference.solver, same_size=same_size)[1]
+def compared(row: Row, reference: Row = REFERENCE, **same) -> Row:
+    return compare([reference, row], Reference(reference.solver, **same))[1]
 
 
 def test_same_cost_is_within_one_percent():
@@ -35,7 +35,7 @@ def test_unknown_costs_are_not_compared():
 
 def test_sizes():
     assert compared(replace(OURS, num_envs=128)) == replace(OURS, num_envs=128)
-    assert compared(replace(OURS, num_envs=128), same_size=False).ratio == 20.0
+    assert compared(replace(OURS, num_envs=128), same=()).ratio == 20.0
     assert compared(replace(OURS, horizon=3)).ratio is None
 
 
@@ -45,7 +45,7 @@ def test_no_gradient_has_no_ratio():
 
 def test_training_is_compared_by_environment_steps():
     mlp = Row(suite="training", solver="mlp", num_envs=64, env_steps_per_s=1000.0)
-    assert compared(replace(mlp, solver="trajopt", env_steps_per_s=600.0), mlp, same_size=False).ratio == 0.6
+    assert compared(replace(mlp, solver="trajopt", env_steps_per_s=600.0), mlp, same=("num_envs",)).ratio == 0.6
 
 
 def test_lists_vary_one_at_a_time():
