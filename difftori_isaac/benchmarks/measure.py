@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +67,10 @@ def measure(build: Build, size: Size, *, suite: str, solver: str, device: str, d
     peak_memory_mb = memory(build, size)
     workload = build(size)
     calls = [call for call in (workload.forward, workload.forward_backward) if call is not None]
+    before = os.times()
     times = (_cuda_ms if on_cuda else _cpu_ms)(calls, repeats)
+    after = os.times()
+    user_s, system_s = after.user - before.user, after.system - before.system
     forward_ms = median(first for first, *_ in times)
     forward_backward_ms = median(second for _, second in times) if workload.forward_backward else None
     backward_ms = median(second - first for first, second in times) if workload.forward_backward else None
@@ -80,6 +84,7 @@ def measure(build: Build, size: Size, *, suite: str, solver: str, device: str, d
         backward_ms=backward_ms,
         solves_per_s=1e3 * size.num_envs / forward_ms,
         peak_memory_mb=peak_memory_mb,
+        system_share=None if on_cuda else system_s / max(user_s + system_s, 1e-9),
         final_cost=float(workload.cost(actions).mean()),
         initial_cost=float(workload.cost(workload.warm_start).mean()),
         device=torch.cuda.get_device_name(device) if on_cuda else "cpu",

@@ -29,6 +29,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "forward_ms": ("solve [ms]", _short),
     "forward_backward_ms": ("solve and gradient [ms]", _short),
     "backward_ms": ("gradient alone [ms]", _short),
+    "system_share": ("system share", "{:.0%}".format),
     "solves_per_s": ("solves/s", _short),
     "env_steps_per_s": ("env-steps/s", _short),
     "peak_memory_mb": ("peak memory [MiB]", _short),

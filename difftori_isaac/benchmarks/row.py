@@ -40,6 +40,8 @@ class Row:
     """Mean cost of the warm start."""
     backward_ms: float | None = None
     """What the gradient adds to ``forward_ms`` [ms]."""
+    system_share: float | None = None
+    """Share of the CPU time that the operating system took, mostly to hand out memory."""
     reference: str | None = None
     """Solver that this line was compared with."""
     ratio: float | None = None

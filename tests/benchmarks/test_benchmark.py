@@ -39,6 +39,7 @@ def test_rows_picture_and_table(tmp_path: Path, capsys: pytest.CaptureFixture):
         assert 0 < row["forward_ms"] < row["forward_backward_ms"]
         assert row["solves_per_s"] == pytest.approx(1e3 * row["num_envs"] / row["forward_ms"])
         assert 0 < row["final_cost"] < row["initial_cost"]
+        assert 0 <= row["system_share"] <= 1
         assert row["ratio"] is None and row["same_cost"] is None  # there is no line of the reference
     assert rows[0]["peak_memory_mb"] + 1 < rows[1]["peak_memory_mb"]
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
