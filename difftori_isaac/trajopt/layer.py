@@ -33,8 +33,9 @@ class TrajOptLayer:
     ) -> TrajOptSolution:
         """Minimise the cost of :func:`~difftori_isaac.trajopt.objectives.pose` for every environment.
 
-        An environment whose state, prior or cost is not finite returns its warm start, has status ``NON_FINITE``,
-        passes no gradient on and leaves the others as they are, bit for bit.
+        An environment whose state, prior or cost is not finite (status ``NON_FINITE``), or whose cost ends above that
+        of its warm start (``DIVERGED``), returns its warm start, passes no gradient on and leaves the others as they
+        are, bit for bit.
 
         Args:
             model: Dynamics and residuals, or dynamics, reward and value, as ``objective`` needs.
@@ -71,11 +72,15 @@ class TrajOptLayer:
         result = self._solver(problem, guess, config, differentiable=differentiable)
 
         finite &= all_finite(result.cost, result.step_norm)
-        actions = torch.where(finite[:, None, None], result.actions, guess)
+        diverged = torch.zeros_like(finite)
+        if result.initial_cost is not None:
+            diverged = result.cost > result.initial_cost + problem.rounding(result.initial_cost)
+        failed = diverged | ~finite
+        actions = torch.where(failed[:, None, None], guess, result.actions)
         status = torch.full_like(result.iterations, SolveStatus.MAX_ITERATIONS)
         status = status.masked_fill(result.step_norm <= config.tolerance, SolveStatus.CONVERGED)
-        status = status.masked_fill(~finite, SolveStatus.NON_FINITE)
-        shift = zero_where(~finite, (actions - prior).detach())
+        status = status.masked_fill(diverged, SolveStatus.DIVERGED).masked_fill(~finite, SolveStatus.NON_FINITE)
+        shift = zero_where(failed, (actions - prior).detach())
         return TrajOptSolution(actions, shift, result.cost, result.step_norm, result.iterations, status)
 
 

@@ -19,6 +19,8 @@ class SolveStatus(IntEnum):
     """All iterations were used and the cost decreased or stayed."""
     NON_FINITE = 3
     """The problem or its solution has NaN or Inf; the warm start is returned and no gradient flows."""
+    DIVERGED = 4
+    """The solver ended at a higher cost than it began with; the warm start is returned and no gradient flows."""
 
 
 class SolverResult(NamedTuple):
@@ -32,6 +34,8 @@ class SolverResult(NamedTuple):
     """Largest component of the Newton step left at the plans, shape (num_envs,), in the units of the action."""
     iterations: torch.Tensor
     """Accepted iterations, shape (num_envs,), dtype int64."""
+    initial_cost: torch.Tensor | None = None
+    """Cost of the warm start, shape (num_envs,), from a solver that may end above it."""
 
 
 class TrajOptSolution(NamedTuple):
@@ -63,7 +67,7 @@ class TrajOptSolution(NamedTuple):
     @property
     def failed(self) -> torch.Tensor:
         """Whether each environment fell back to its warm start, shape (num_envs,), dtype bool."""
-        return self.status == SolveStatus.NON_FINITE
+        return self.status >= SolveStatus.NON_FINITE
 
 
 def zero_where(mask: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
@@ -73,4 +77,4 @@ def zero_where(mask: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 
 def all_finite(*tensors: torch.Tensor) -> torch.Tensor:
     """Whether every number of an environment is finite, shape (num_envs,)."""
-    return torch.stack([tensor.isfinite().view(len(tensor), -1).all(dim=1) for tensor in tensors]).all(dim=0)
+    return torch.stack([tensor.isfinite().view(tensor.shape[0], -1).all(dim=1) for tensor in tensors]).all(dim=0)

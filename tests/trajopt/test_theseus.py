@@ -7,6 +7,7 @@ import torch
 
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.layer import TrajOptLayer
+from difftori_isaac.trajopt.solution import SolveStatus
 
 
 def make_layer(**changes) -> TrajOptLayer:
@@ -83,3 +84,27 @@ def test_gradients_of_models_without_a_module_reach_their_closure(make_problem):
         module = torch.autograd.grad(layer(model, z0, prior).actions, list(model.parameters()), upstream)
         for a, b in zip(closure, module, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+
+
+def test_an_environment_that_diverges_returns_its_warm_start_without_gradient():
+    """Undamped Newton steps on the arc tangent overshoot from far away; close to the root they converge."""
+
+    class ArcTangent(torch.nn.Module):
+        def next(self, z, a):
+            return z + a
+
+        def stage_residual(self, z, a):
+            return 0.0 * a
+
+        def terminal_residual(self, z):
+            return torch.atan(z)
+
+    z0 = torch.tensor([[3.0], [0.1], [-4.0]], dtype=torch.float64, requires_grad=True)
+    layer = make_layer(backward_mode="truncated", horizon=1, iterations=2, prior_weight=1e-3, damping=1e-9)
+    warm_start = torch.full((3, 1, 1), 0.2, dtype=torch.float64)
+    solution = layer(ArcTangent(), z0, torch.zeros_like(warm_start), warm_start=warm_start)
+    assert solution.failed.tolist() == [True, False, True]
+    assert (solution.status[[0, 2]] == SolveStatus.DIVERGED).all()
+    assert torch.equal(solution.actions[[0, 2]], warm_start[[0, 2]])
+    solution.actions.sum().backward()
+    assert (z0.grad[[0, 2]] == 0).all() and z0.grad[1] != 0

@@ -60,7 +60,9 @@ def solve(
     if config.backward_mode == "dlm":
         actions = scale.normalised(actions)
     iterations = torch.full((len(warm_start),), config.iterations, dtype=torch.int64, device=warm_start.device)
-    return conclude(problem, actions.view_as(warm_start), iterations, config, implicit=False)
+    result = conclude(problem, actions.view_as(warm_start), iterations, config, implicit=False)
+    with torch.no_grad():
+        return result._replace(initial_cost=problem.cost(warm_start))
 
 
 class _Residual(nn.Module):
