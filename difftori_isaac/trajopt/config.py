@@ -13,12 +13,14 @@ SolverName = Literal["gauss_newton", "theseus", "mppi", "warp"]
 ObjectiveName = Literal["least_squares", "return", "return_residual"]
 BackwardMode = Literal["implicit", "truncated", "unroll", "dlm"]
 HessianName = Literal["gauss_newton", "exact"]
+LatentKernelName = Literal["torch", "warp"]
 
 _NAMES = {
     "solver": get_args(SolverName),
     "objective": get_args(ObjectiveName),
     "backward_mode": get_args(BackwardMode),
     "hessian": get_args(HessianName),
+    "latent_kernel": get_args(LatentKernelName),
 }
 _SOLVERS = {
     "least_squares": get_args(SolverName),
@@ -118,6 +120,8 @@ class TrajOptConfig:
     """Differentiated iterations of ``backward_mode=truncated``."""
     dlm_epsilon: float = 1e-2
     """Perturbation of ``backward_mode=dlm``; solutions must have converged to well below it."""
+    latent_kernel: LatentKernelName = "torch"
+    """What computes costs, and gradients between two Hessians, that autograd does not record."""
     mppi: MppiConfig = field(default_factory=MppiConfig)
     """Settings of ``solver=mppi``."""
 
@@ -182,6 +186,19 @@ class TrajOptConfig:
                         f"trajopt.{name} is {getattr(self, name)!r}, which trajopt.solver=warp cannot do; "
                         f"allowed: trajopt.{name}={allowed}, or trajopt.solver=gauss_newton"
                     )
+
+        if self.latent_kernel == "warp":
+            if self.objective != "least_squares" or self.solver not in ("gauss_newton", "mppi"):
+                raise ValueError(
+                    f"trajopt.latent_kernel is 'warp', but trajopt.objective={self.objective} and "
+                    f"trajopt.solver={self.solver}; allowed: trajopt.objective=least_squares with "
+                    "trajopt.solver=gauss_newton or trajopt.solver=mppi"
+                )
+            if self.solver == "gauss_newton" and self.hessian_every == 1:
+                raise ValueError(
+                    "trajopt.latent_kernel is 'warp', which computes gradients between two Hessians, but "
+                    "trajopt.hessian_every is 1; allowed: trajopt.hessian_every of at least 2"
+                )
 
     @property
     def implicit_hessian(self) -> HessianName:

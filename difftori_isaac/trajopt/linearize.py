@@ -10,6 +10,7 @@ from torch.func import jvp, vjp, vmap
 from torch.nn.functional import pad
 
 from difftori_isaac.trajopt.curvature import derivatives
+from difftori_isaac.trajopt.fused import FusedProblem
 from difftori_isaac.trajopt.objectives import ReturnProblem
 from difftori_isaac.trajopt.problem import Derivatives, StructuredModel, TrajOptModel, TrajOptProblem
 
@@ -49,7 +50,9 @@ def linearize(problem: TrajOptProblem, actions: torch.Tensor, hessian: torch.Ten
     if isinstance(problem, ReturnProblem):
         return Linearization(*derivatives(problem, actions, hessian))
     action_cost, action_gradient, action_hessian = problem.action_terms(actions)
-    if hessian is not None:
+    if hessian is not None and isinstance(problem, FusedProblem) and not torch.is_grad_enabled():
+        residual_cost, gradient = problem.residual_gradient(actions)
+    elif hessian is not None:
         residual_cost, gradient = _adjoint(problem, actions)
     else:
         with torch.no_grad():

@@ -11,6 +11,7 @@ from torch import nn
 
 from difftori_isaac.trajopt.bounds import bound_tensor
 from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.trajopt.fused import FusedProblem
 from difftori_isaac.trajopt.problem import TrajOptModel, TrajOptProblem
 
 
@@ -106,7 +107,8 @@ def pose(
             f"trajopt.objective is {config.objective!r}, but the model ({type(model).__name__}) has no "
             f"{' and no '.join(lacking)}; allowed: a model with {', '.join(methods)}"
         )
-    discount, problem = config.discount, TrajOptProblem
+    discount = config.discount
+    problem = TrajOptProblem if config.latent_kernel == "torch" else FusedProblem
     if config.objective == "return":
         problem = ReturnProblem
     elif config.objective == "return_residual":

@@ -106,7 +106,7 @@ def test_copies_of_a_model_share_its_kernels():
         (lambda: Pendulum(weights=[1.0, 2.0, 3.0]), "weights has 3 values; allowed: 1 or 2"),
         (
             lambda: AnalyticModel.next(Pendulum().half(), torch.zeros(1, 2).half(), torch.zeros(1, 1).half()),
-            "allowed with trajopt.solver=warp: float32, float64",
+            "allowed in Warp kernels: float32, float64",
         ),
     ],
 )

@@ -1,4 +1,5 @@
-"""Warp kernels for dynamics given as Warp functions: rollout, solve and implicit gradient, one thread per environment.
+"""Warp kernels: rollout, solve and gradient of dynamics given as Warp functions; rollouts of latent models.
 
-The files here leave out ``from __future__ import annotations``: Warp reads the types of kernel arguments as objects.
+The former run one thread per environment, the latter one block of threads for a few environments. Files with kernels
+leave out ``from __future__ import annotations``: Warp reads the types of kernel arguments as objects.
 """

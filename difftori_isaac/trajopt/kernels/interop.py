@@ -15,7 +15,7 @@ def scalar_type(dtype: torch.dtype) -> Any:
         ValueError: If there are no kernels of that precision.
     """
     if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"the tensors are of type {dtype}; allowed with trajopt.solver=warp: float32, float64")
+        raise ValueError(f"the tensors are of type {dtype}; allowed in Warp kernels: float32, float64")
     wp.init()
     return wp.dtype_from_torch(dtype)
 
@@ -42,5 +42,14 @@ def scratch(like: torch.Tensor, num_envs: int, length: int, dtype: Any) -> torch
 
 def launch(kernel: Any, like: torch.Tensor, *args: Any) -> None:
     """Run one thread for each row of ``like``, on its device and in its current torch stream."""
+    wp.launch(kernel, dim=len(like), inputs=args, **_place(like))
+
+
+def launch_tiled(kernel: Any, like: torch.Tensor, num_blocks: int, block_dim: int, *args: Any) -> None:
+    """Run blocks of threads on the device of ``like`` and in its current torch stream; a CPU block is one thread."""
+    wp.launch_tiled(kernel, dim=[num_blocks], inputs=args, block_dim=block_dim, **_place(like))
+
+
+def _place(like: torch.Tensor) -> dict[str, Any]:
     stream = wp.stream_from_torch(like.device) if like.is_cuda else None
-    wp.launch(kernel, dim=len(like), inputs=args, device=wp.device_from_torch(like.device), stream=stream)
+    return {"device": wp.device_from_torch(like.device), "stream": stream}
