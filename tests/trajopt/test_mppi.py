@@ -50,7 +50,8 @@ def test_plans_are_a_function_of_the_problem_within_bounds(
         assert (solution.actions[..., 0] <= high).all()
     start = prior.clamp(min=low) if low is not None else prior.clone()
     start[..., 0] = start[..., 0].clamp(max=high) if high is not None else start[..., 0]
-    assert (solution.cost <= TrajOptProblem(model, z0, start, 1.0, 0.99).replaced(prior=prior).cost(start)).all()
+    first_cost = TrajOptProblem(model, z0, prior, 1.0, 0.99).cost(start)
+    assert (solution.cost <= first_cost * (1.0 + 1e-12)).all()
     order = torch.randperm(num_envs)
     again = make_layer(sizes | {"max_batch": 7}, horizon=horizon, **bounds)(model, z0[order], prior[order])
     torch.testing.assert_close(again.actions, solution.actions[order], rtol=0, atol=1e-9)
