@@ -22,7 +22,7 @@ def test_example_plans_and_differentiates(capsys):
     assert "converged" in capsys.readouterr().out
 
 
-def test_masses_are_identified_poles_swung_up_and_rotors_differentiated(tmp_path, monkeypatch, capsys):
+def test_examples_identify_plan_learn_and_differentiate(tmp_path, monkeypatch, capsys):
     script = tmp_path / "examples.py"  # a file, because Warp reads the source of its functions
     script.write_text("\n".join(blocks("examples.md")))
     monkeypatch.chdir(tmp_path)
@@ -31,4 +31,5 @@ def test_masses_are_identified_poles_swung_up_and_rotors_differentiated(tmp_path
     assert "cart 1.000 kg, pole 0.300 kg" in capsys.readouterr().out
     assert abs(namespace["executed"][-1, 2]) < 0.2
     assert (tmp_path / "plan.png").stat().st_size > 10_000
+    assert namespace["idle"] < -50.0 and namespace["learned"] > -4.0 and namespace["known"] > -1.0
     assert namespace["model"].mass.grad.item() / 8 > 9.81  # to hover takes 9.81 N/kg, to rise takes more
