@@ -32,6 +32,8 @@ SOLVERS: dict[str, dict[str, Any]] = {
     "theseus unroll": {"solver": "theseus", "backward_mode": "unroll"},
     "mppi": {"solver": "mppi"},
 }
+MAX_ENVS = {"theseus unroll": 256, "mppi": 256}
+"""Environments beyond which a solver takes tens of gigabytes, or minutes for a solve on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,7 @@ def learned_model(config: BenchmarkConfig) -> Iterator[Row]:
     take = partial(measure, suite="learned_model", device=device, dtype=dtype, repeats=config.repeats)
     for size in config.sizes(num_envs=(64, 256, 1024), horizon=(5, 3, 8), iterations=(5,)):
         for solver, settings in SOLVERS.items():
-            if config.wants(solver):
+            if config.wants(solver) and size.num_envs <= MAX_ENVS.get(solver, size.num_envs):
                 trajopt = replace(TRAJOPT, **settings)
                 problem = LatentProblem(trajopt=trajopt, device=device, dtype=getattr(torch, dtype))
                 yield take(partial(workload, problem), size, solver=solver)
