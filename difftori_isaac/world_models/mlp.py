@@ -34,7 +34,7 @@ class LinearizedMLP:
                 inputs = layer(inputs)
                 self._layers.append((layer, None))
             else:
-                inputs, slope = jvp(layer, (inputs,), (torch.ones_like(inputs),))
+                inputs, slope, *_ = jvp(layer, (inputs,), (torch.ones_like(inputs),))
                 self._layers.append((None, slope))
         self.value = inputs
         """Output, shape (num_envs, out_dim)."""
