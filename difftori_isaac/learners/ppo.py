@@ -190,18 +190,11 @@ def build_ppo(
         raise ValueError(f"learner.{missing[0]} is None; fill the configuration with PPOConfig.filled_from first")
     obs = env.get_observations().to(device)
     obs_groups = resolve_obs_groups(obs, settings["obs_groups"] or {}, ["actor", "critic"])
-    distribution = {"class_name": "GaussianDistribution", "init_std": settings["init_std"]}
-    common = {"obs_normalization": settings["obs_normalization"], "distribution_cfg": distribution}
-    hidden_dims, activation = settings["actor_hidden_dims"], settings["activation"]
-    if policy == "trajopt":
-        actor: MLPModel = TrajOptActor(
-            obs, obs_groups, "actor", env.num_actions, trajopt=trajopt, world_model=world_model, **common
-        )
-    else:
-        actor = MLPModel(obs, obs_groups, "actor", env.num_actions, hidden_dims, activation, **common)
-    critic = MLPModel(
-        obs, obs_groups, "critic", 1, settings["critic_hidden_dims"], activation, settings["obs_normalization"]
+    actor = build_actor(
+        obs, obs_groups, env.num_actions, policy=policy, trajopt=trajopt, world_model=world_model, learner=learner
     )
+    hidden_dims, activation = settings["critic_hidden_dims"], settings["activation"]
+    critic = MLPModel(obs, obs_groups, "critic", 1, hidden_dims, activation, settings["obs_normalization"])
     storage = RolloutStorage("rl", env.num_envs, settings["num_steps_per_env"], obs, [env.num_actions], device)
     algorithm = {name: settings[name] for name in ALGORITHM_SETTINGS}
     if policy == "trajopt":
@@ -215,3 +208,22 @@ def build_ppo(
             **algorithm,
         )
     return PPO(actor, critic, storage, device=device, **algorithm)
+
+
+def build_actor(
+    obs: TensorDict,
+    obs_groups: dict[str, list[str]],
+    num_actions: int,
+    *,
+    policy: Literal["trajopt", "mlp"],
+    trajopt: TrajOptConfig,
+    world_model: WorldModelConfig,
+    learner: PPOConfig,
+) -> MLPModel:
+    """Build the actor alone, for observation groups of shape (num_envs, group_dim); see :func:`build_ppo`."""
+    distribution = {"class_name": "GaussianDistribution", "init_std": learner.init_std}
+    common: dict[str, Any] = {"obs_normalization": learner.obs_normalization, "distribution_cfg": distribution}
+    if policy == "trajopt":
+        return TrajOptActor(obs, obs_groups, "actor", num_actions, trajopt=trajopt, world_model=world_model, **common)
+    hidden_dims, activation = learner.actor_hidden_dims or (), learner.activation or ""
+    return MLPModel(obs, obs_groups, "actor", num_actions, hidden_dims, activation, **common)

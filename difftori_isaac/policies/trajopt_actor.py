@@ -9,6 +9,7 @@ from rsl_rl.models import MLPModel
 from tensordict import TensorDict
 from torch import nn
 
+from difftori_isaac.policies.export import OnnxPolicy, PlannedAction, script, trace
 from difftori_isaac.policies.planner import TrajOptPlanner
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.world_models.config import WorldModelConfig
@@ -68,12 +69,20 @@ class TrajOptActor(MLPModel):
         )
 
     def as_jit(self) -> nn.Module:
-        """Not available: see :meth:`as_onnx`."""
-        raise NotImplementedError("a trajectory optimizer cannot be exported to TorchScript yet; save its checkpoint")
+        """The deterministic policy as TorchScript on the CPU, observations (num_envs, obs_dim) to actions.
+
+        Raises:
+            ValueError: If the planner's solver or objective cannot be exported.
+        """
+        return script(trace(PlannedAction(self.obs_normalizer, self.planner), self.obs_dim))
 
     def as_onnx(self, verbose: bool) -> nn.Module:
-        """Not available: the planner's iterations are not traceable yet."""
-        raise NotImplementedError("a trajectory optimizer cannot be exported to ONNX yet; save its checkpoint")
+        """The deterministic policy in operations that ONNX has, on the CPU.
+
+        Raises:
+            ValueError: If the planner's solver or objective cannot be exported.
+        """
+        return OnnxPolicy(PlannedAction(self.obs_normalizer, self.planner), self.obs_dim)
 
     @property
     def planner(self) -> TrajOptPlanner:

@@ -160,6 +160,21 @@ class EvaluateConfig(RolloutConfig):
         _at_least(self, 1, "num_episodes")
 
 
+@with_config(PYDANTIC)
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(RolloutConfig):
+    """What `scripts/export.py` takes."""
+
+    policy: Literal["trajopt", "mlp"] = "trajopt"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Policy of the checkpoint."""
+    device: Literal["cpu"] = "cpu"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Device that TorchScript and torch.export files run on; ONNX files run on any."""
+    format: Literal["torchscript", "onnx", "torch_export", "all"] = "torchscript"
+    """What to write: policy.pt, policy.onnx, policy.pt2, or all three."""
+    output: str | None = None
+    """Directory of the files; null is exported/ in the run directory, or here if there is none."""
+
+
 @cache
 def leaf_keys(schema: type) -> dict[str, str]:
     """Dotted key of every setting of ``schema``, with its description and, where they are few, its allowed values."""

@@ -109,10 +109,3 @@ def test_unknown_setting_and_image_observation_are_refused():
     images = TensorDict({"policy": torch.zeros(2, 3, 8, 8)}, batch_size=[2])
     with pytest.raises(ValueError, match="1D observations"):
         TrajOptActor(images, {"actor": ["policy"]}, "actor", 2)
-
-
-def test_export_says_that_it_is_not_available():
-    with pytest.raises(NotImplementedError, match="trajectory optimizer"):
-        make_actor().as_jit()
-    with pytest.raises(NotImplementedError, match="trajectory optimizer"):
-        make_actor().as_onnx(verbose=False)

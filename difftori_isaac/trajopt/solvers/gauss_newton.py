@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from difftori_isaac.trajopt.box_qp import box_step
 from difftori_isaac.trajopt.config import TrajOptConfig
@@ -39,16 +40,21 @@ def solve(
             with torch.enable_grad():
                 state = state._replace(point=linearize(problem, state.actions))
         moving = _moving(problem, state, config)
-        if first_recorded == config.iterations and actions.device.type == "cpu" and not moving.any():
-            break  # on a GPU the question would cost more than the iterations it saves
+        if first_recorded == config.iterations and _readable(moving) and not moving.any():
+            break
         with torch.set_grad_enabled(recorded):
             candidate = _step(problem, state)
             with torch.set_grad_enabled(recorded and iteration + 1 < config.iterations):
                 keep = (iteration + 1) % config.hessian_every > 0
                 point = linearize(problem, candidate, state.point.hessian if keep else None)
-            state = _accept(problem, state, candidate, point, config, moving | recorded)
+            state = _accept(problem, state, candidate, point, config, torch.ones_like(moving) if recorded else moving)
     implicit = differentiable and config.backward_mode == "implicit"
     return conclude(problem, state.actions, state.accepted, config, implicit=implicit, linearization=state.point)
+
+
+def _readable(tensor: torch.Tensor) -> bool:
+    """Whether its values are there for the asking: a GPU would have to be waited for, a trace has none."""
+    return tensor.device.type == "cpu" and not isinstance(tensor, FakeTensor)
 
 
 class _State(NamedTuple):

@@ -1,0 +1,123 @@
+"""Exported policies act as the policies they were made of."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensordict import TensorDict
+
+from difftori_isaac.policies.export import _factor, _solve
+from difftori_isaac.policies.trajopt_actor import TrajOptActor
+
+OBS_DIM, NUM_OBS = 5, 256
+
+
+def make_actor(**trajopt) -> TrajOptActor:
+    """A policy whose plans are far from the prior, and whose normaliser has seen observations."""
+    torch.manual_seed(0)
+    obs = TensorDict({"policy": 3.0 * torch.randn(64, OBS_DIM) + 1.0}, batch_size=[64])
+    actor = TrajOptActor(
+        obs,
+        {"actor": ["policy"]},
+        "actor",
+        2,
+        trajopt={"horizon": 2, "prior_weight": 0.1, "hessian_every": 2} | trajopt,
+        world_model={"encoder_dims": (16, 8), "hidden_dims": (16,), "head_scale": 1.0},
+        obs_normalization=True,
+        distribution_cfg={"class_name": "GaussianDistribution", "init_std": 0.5},
+    )
+    actor.update_normalization(obs)
+    return actor.eval()
+
+
+@pytest.fixture(scope="module")
+def plain() -> tuple[TrajOptActor, torch.jit.ScriptModule]:
+    actor = make_actor()
+    return actor, actor.as_jit()
+
+
+def observations(num_envs: int = NUM_OBS) -> torch.Tensor:
+    return 3.0 * torch.randn(num_envs, OBS_DIM, generator=torch.Generator().manual_seed(1)) + 1.0
+
+
+@torch.inference_mode()
+def assert_same_actions(exported, actor: TrajOptActor) -> None:
+    for num_envs in (NUM_OBS, 1):
+        obs = observations(num_envs)
+        actions = actor(TensorDict({"policy": obs}, batch_size=[num_envs]))
+        assert (exported(obs) - actions).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "trajopt",
+    [{}, {"action_low": -0.2, "action_high": (0.1, None)}, {"action_rate_weight": 0.3, "iterations": 1}],
+    ids=["plain", "bounds", "action_rate"],
+)
+def test_torchscript_acts_as_the_policy(trajopt: dict, tmp_path):
+    actor = make_actor(**trajopt)
+    torch.jit.script(actor.as_jit()).save(tmp_path / "policy.pt")  # as rsl_rl's runner does
+    loaded = torch.jit.load(tmp_path / "policy.pt")
+    assert_same_actions(loaded, actor)
+    with torch.inference_mode():
+        prior = actor.planner.world_model.pi(actor.planner.world_model.encode(actor.obs_normalizer(observations())))
+        assert (loaded(observations()) - prior).abs().max() > 0.05
+
+
+def test_a_nan_observation_stays_in_its_environment(plain):
+    exported, obs = plain[1], observations(6)
+    healthy = exported(obs)
+    obs[3] = float("nan")
+    others = torch.arange(6) != 3
+    assert torch.equal(exported(obs)[others], healthy[others]) and exported(obs).isfinite().all()
+
+
+def test_export_is_a_snapshot(plain):
+    (actor, exported), obs = plain, observations(4)
+    state, before = deepcopy(actor.state_dict()), exported(obs)
+    with torch.no_grad():
+        for parameter in actor.parameters():
+            parameter.mul_(1.5)
+    assert torch.equal(exported(obs), before)
+    actor.load_state_dict(state)
+
+
+def test_form_for_onnx_acts_as_the_policy():
+    actor = make_actor(iterations=2)
+    module = actor.as_onnx(verbose=False)
+    assert module.get_dummy_inputs()[0].shape == (1, OBS_DIM)
+    operations = {str(node.target) for node in module.traced.graph.nodes if node.op == "call_function"}
+    assert not any("cholesky" in name for name in operations)
+    assert_same_actions(module, actor)
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(1, 12), log_scale=st.floats(-2.0, 2.0), seed=st.integers(0, 99))
+def test_elimination_solves_as_cholesky_does(n: int, log_scale: float, seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    scale = 10.0 ** (log_scale * torch.rand(n, generator=generator, dtype=torch.float64))
+    jacobian = torch.randn(4, n + 2, n, generator=generator, dtype=torch.float64) * scale
+    matrix = jacobian.mT @ jacobian + 1e-2 * torch.eye(n, dtype=torch.float64)
+    rhs = torch.randn(4, n, 1, generator=generator, dtype=torch.float64)
+    expected = torch.cholesky_solve(rhs, torch.linalg.cholesky(matrix))
+    torch.testing.assert_close(_solve(rhs, _factor(matrix)[0]), expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("trajopt", "message"),
+    [
+        (
+            {"solver": "mppi"},
+            "trajopt.solver is 'mppi', which cannot be exported; allowed: trajopt.solver=gauss_newton",
+        ),
+        ({"objective": "return"}, "which cannot be exported; allowed: trajopt.objective=least_squares"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(trajopt: dict, message: str):
+    actor = make_actor(**trajopt)
+    for export in (actor.as_jit, lambda: actor.as_onnx(verbose=False)):
+        with pytest.raises(ValueError, match=message):
+            export()
