@@ -24,6 +24,7 @@ SCHEMA = (
 )
 
 
+@pytest.mark.slow
 def test_rows_picture_and_table(tmp_path: Path, capsys: pytest.CaptureFixture):
     files = [f"{name}={tmp_path / 'new' / name}" for name in ("json", "markdown")] + [f"plot={tmp_path / 'plot.png'}"]
     sizes = ["num_envs=[2,256]", "horizon=2", "iterations=3"]

@@ -6,6 +6,8 @@ import re
 import runpy
 from pathlib import Path
 
+import pytest
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -22,6 +24,7 @@ def test_example_plans_and_differentiates(capsys):
     assert "converged" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_examples_identify_plan_learn_and_differentiate(tmp_path, monkeypatch, capsys):
     script = tmp_path / "examples.py"  # a file, because Warp reads the source of its functions
     script.write_text("\n".join(blocks("examples.md")))

@@ -13,7 +13,7 @@ BOUNDS = {"free": (None, None), "bounded": (-0.25, 0.3)}
 
 def converged_config(**changes) -> TrajOptConfig:
     """Settings under which the small problems converge to machine precision."""
-    return TrajOptConfig(**({"horizon": 3, "iterations": 24, "tolerance": 1e-11, "prior_weight": 0.7} | changes))
+    return TrajOptConfig(**({"horizon": 3, "iterations": 18, "tolerance": 1e-11, "prior_weight": 0.7} | changes))
 
 
 def plan_loss(layer, model, z0, prior, upstream):
@@ -77,7 +77,7 @@ def test_reused_hessians_reach_the_same_optimum_and_gradient(make_problem, mode,
     results = []
     for every in (1, 4):
         layer = TrajOptLayer(
-            converged_config(iterations=80, hessian_every=every, action_low=low, action_high=high, **mode)
+            converged_config(iterations=48, hessian_every=every, action_low=low, action_high=high, **mode)
         )
         solution = layer(model, z0, prior)
         assert solution.converged.all()
