@@ -20,10 +20,17 @@ class TrajOptPlanner(nn.Module):
     """
 
     def __init__(self, obs_dim: int, action_dim: int, trajopt: TrajOptConfig, world_model: WorldModelConfig) -> None:
+        """Build model and layer, and plan once.
+
+        Raises:
+            ValueError: If the settings do not fit each other, the model or the number of actions.
+        """
         super().__init__()
         self.world_model = LatentWorldModel(obs_dim, action_dim, world_model)
         self.layer = TrajOptLayer(trajopt)
         self.statistics = SolverStatistics()
+        with torch.no_grad():
+            self.plan(torch.zeros(1, obs_dim))  # what the layer refuses, it refuses before a run begins
 
     def plan(self, obs: torch.Tensor) -> TrajOptSolution:
         """Plans for flat observations, shape (num_envs, obs_dim)."""

@@ -93,7 +93,10 @@ class TrajOptConfig:
     iterations: int = 3
     """Iterations of one solve."""
     hessian_every: int = 1
-    """Iterations from one Gauss-Newton Hessian to the next; between them the gradient alone is new (Shamanskii)."""
+    """Iterations from one Gauss-Newton Hessian to the next; between them the gradient alone is new (Shamanskii).
+
+    Of ``solver=gauss_newton``; the others have a schedule of their own.
+    """
     damping: float = 1e-3
     """Initial Levenberg-Marquardt damping, relative to the mean diagonal of the Gauss-Newton Hessian."""
     damping_up: float = 10.0
@@ -180,13 +183,12 @@ class TrajOptConfig:
                 "Hessian; allowed: trajopt.hessian=gauss_newton"
             )
         if self.solver == "warp":
-            for name, allowed in (("backward_mode", "implicit"), ("action_rate_weight", 0.0), ("hessian_every", 1)):
+            for name, allowed in (("backward_mode", "implicit"), ("action_rate_weight", 0.0)):
                 if getattr(self, name) != allowed:
                     raise ValueError(
                         f"trajopt.{name} is {getattr(self, name)!r}, which trajopt.solver=warp cannot do; "
                         f"allowed: trajopt.{name}={allowed}, or trajopt.solver=gauss_newton"
                     )
-
         if self.latent_kernel == "warp":
             if self.objective != "least_squares" or self.solver not in ("gauss_newton", "mppi"):
                 raise ValueError(

@@ -109,3 +109,15 @@ def test_unknown_setting_and_image_observation_are_refused():
     images = TensorDict({"policy": torch.zeros(2, 3, 8, 8)}, batch_size=[2])
     with pytest.raises(ValueError, match="1D observations"):
         TrajOptActor(images, {"actor": ["policy"]}, "actor", 2)
+
+
+@pytest.mark.parametrize(
+    ("trajopt", "message"),
+    [
+        ({"solver": "warp"}, "the model is a LatentWorldModel; allowed: a subclass of"),
+        ({"action_low": [-1.0, 0.0, 0.0]}, "trajopt.action_low has 3 entries, but an action has 2 components"),
+    ],
+)
+def test_what_the_layer_refuses_is_refused_when_the_policy_is_built(trajopt, message):
+    with pytest.raises(ValueError, match=message):
+        make_actor(trajopt=trajopt)
