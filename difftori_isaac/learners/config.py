@@ -38,9 +38,9 @@ class ModelLossConfig:
     """Decay of the loss weights along the sub-sequence."""
 
     def __post_init__(self) -> None:
-        _at_least(self, "learner.model_losses", 1, "horizon", "batch_size")
-        _at_least(self, "learner.model_losses", 0, "num_updates", *_COEFS)
-        _above_zero(self, "learner.model_losses", "learning_rate", "rho")
+        check_at_least(self, "learner.model_losses", 1, "horizon", "batch_size")
+        check_at_least(self, "learner.model_losses", 0, "num_updates", *_COEFS)
+        check_above_zero(self, "learner.model_losses", "learning_rate", "rho")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +97,10 @@ class PPOConfig:
     """World-model losses of ``policy=trajopt``."""
 
     def __post_init__(self) -> None:
-        _at_least(self, "learner", 1, "num_steps_per_env", "num_learning_epochs", "num_mini_batches")
-        _at_least(self, "learner", 0, "value_loss_coef", "entropy_coef", "max_nonfinite_share", "plan_lr_scale")
-        _above_zero(self, "learner", "clip_param", "learning_rate", "desired_kl", "max_grad_norm", "init_std")
-        for name in ("gamma", "lam"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise ValueError(f"learner.{name} is {value}; allowed: a number from 0 to 1")
+        check_at_least(self, "learner", 1, "num_steps_per_env", "num_learning_epochs", "num_mini_batches")
+        check_at_least(self, "learner", 0, "value_loss_coef", "entropy_coef", "max_nonfinite_share", "plan_lr_scale")
+        check_above_zero(self, "learner", "clip_param", "learning_rate", "desired_kl", "max_grad_norm", "init_std")
+        check_from_0_to_1(self, "learner", "gamma", "lam")
 
     def filled_from(self, settings: dict[str, Any]) -> PPOConfig:
         """This configuration with every ``None`` replaced by the task's setting or, where it has none, by a default.
@@ -129,14 +126,24 @@ class PPOConfig:
         return replace(self, **filled)
 
 
-def _at_least(config: object, section: str, low: int, *names: str) -> None:
+def check_at_least(config: object, section: str, low: int, *names: str) -> None:
+    """Raise a ValueError if a setting is below ``low``."""
     for name in names:
         value = getattr(config, name)
         if value is not None and not value >= low:
             raise ValueError(f"{section}.{name} is {value}; allowed: at least {low}")
 
 
-def _above_zero(config: object, section: str, *names: str) -> None:
+def check_from_0_to_1(config: object, section: str, *names: str) -> None:
+    """Raise a ValueError if a setting is not within 0 to 1."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 0.0 <= value <= 1.0:
+            raise ValueError(f"{section}.{name} is {value}; allowed: a number from 0 to 1")
+
+
+def check_above_zero(config: object, section: str, *names: str) -> None:
+    """Raise a ValueError if a setting is not above 0."""
     for name in names:
         value = getattr(config, name)
         if value is not None and not value > 0:

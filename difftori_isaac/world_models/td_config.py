@@ -1,0 +1,130 @@
+"""Settings of the world model of the model-based learner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from difftori_isaac.world_models.config import SMOOTH_ACTIVATIONS
+
+HeadName = Literal["scalar", "two_hot", "residual"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TdWorldModelConfig:
+    """Settings of a :class:`~difftori_isaac.world_models.td.TdWorldModel`.
+
+    Raises:
+        ValueError: If a value is outside its range; the message names the value and what is allowed.
+    """
+
+    name: Literal["td"] = "td"
+    """World model trained by temporal differences."""
+    latent_dim: int = 64
+    """Width of the latent state z."""
+    encoder_dims: tuple[int, ...] = (128,)
+    """Hidden widths of the encoder of flat observations."""
+    hidden_dims: tuple[int, ...] = (128, 128)
+    """Hidden widths of dynamics, reward, critics and prior."""
+    activation: str = "swish"
+    """Activation of all networks: swish, elu, gelu, mish, softplus or tanh."""
+    layer_norm: bool = False
+    """Whether activations come after a layer normalisation, as in TD-MPC2."""
+    latent_norm: Literal["none", "simnorm"] = "none"
+    """Normalisation of latent states: none, or a softmax over each group of ``simnorm_dim`` components."""
+    simnorm_dim: int = 8
+    """Components of a group of ``latent_norm=simnorm``."""
+    num_q: int = 2
+    """Critics Q(z, a); the plan takes the smaller of the first two."""
+    reward_head: HeadName = "residual"
+    """How the reward is predicted: a number, a distribution over ``num_bins``, or ``r_max − ½‖φ‖²``."""
+    value_head: HeadName = "residual"
+    """How Q(z, a) is predicted: a number, a distribution over ``num_bins``, or ``q_max − ½‖ψ‖²``."""
+    num_residuals: int = 4
+    """Residuals of a ``residual`` head."""
+    num_bins: int = 101
+    """Bins of a ``two_hot`` head."""
+    vmin: float = -10.0
+    """Value of the first bin, in symmetric logarithms."""
+    vmax: float = 10.0
+    """Value of the last bin, in symmetric logarithms."""
+    head_scale: float = 0.1
+    """Factor on the last layers of the reward head and the critics at the start: first plans are near the prior."""
+    prior: Literal["deterministic", "gaussian"] = "deterministic"
+    """Policy prior: an action, or a squashed Gaussian of maximum entropy."""
+    log_std_min: float = -10.0
+    """Smallest logarithm of the standard deviation of a Gaussian prior."""
+    log_std_max: float = 2.0
+    """Largest logarithm of the standard deviation of a Gaussian prior."""
+    value_scale: Literal["percentile", "none"] = "percentile"
+    """Unit of the planner's cost: the range from the 5th to the 95th percentile of Q (at least 1), or 1."""
+    pixel_channels: int = 32
+    """Channels of the convolutions over the observation group ``pixels``."""
+    pixel_shift: int = 4
+    """Largest random shift of the images of an update [pixels]."""
+
+    def __post_init__(self) -> None:
+        for name in ("latent_dim", "simnorm_dim", "num_residuals", "pixel_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"world_model.{name} is {getattr(self, name)}; allowed: an integer of at least 1")
+        for name in ("num_q", "num_bins"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"world_model.{name} is {getattr(self, name)}; allowed: an integer of at least 2")
+        if self.pixel_shift < 0:
+            raise ValueError(f"world_model.pixel_shift is {self.pixel_shift}; allowed: an integer of at least 0")
+        for name in ("encoder_dims", "hidden_dims"):
+            if any(width < 1 for width in getattr(self, name)):
+                raise ValueError(f"world_model.{name} is {getattr(self, name)}; allowed: widths of at least 1")
+        for name in ("reward_head", "value_head"):
+            if getattr(self, name) not in get_args(HeadName):
+                allowed = ", ".join(get_args(HeadName))
+                raise ValueError(f"world_model.{name} is {getattr(self, name)!r}; allowed: {allowed}")
+        if self.activation not in SMOOTH_ACTIVATIONS:
+            raise ValueError(
+                f"world_model.activation is {self.activation!r}; allowed: {', '.join(SMOOTH_ACTIVATIONS)} "
+                "(the gradient through a plan needs second derivatives)"
+            )
+        if self.latent_norm == "simnorm" and self.latent_dim % self.simnorm_dim:
+            raise ValueError(
+                f"world_model.latent_dim is {self.latent_dim}; allowed with latent_norm=simnorm: a multiple of "
+                f"world_model.simnorm_dim = {self.simnorm_dim}"
+            )
+        for low, high in (("vmin", "vmax"), ("log_std_min", "log_std_max")):
+            if not getattr(self, low) < getattr(self, high):
+                raise ValueError(
+                    f"world_model.{low} is {getattr(self, low)} and world_model.{high} is {getattr(self, high)}; "
+                    f"allowed: {low} below {high}"
+                )
+        if not self.head_scale > 0.0:
+            raise ValueError(
+                f"world_model.head_scale is {self.head_scale}; allowed: above 0 (at 0 residual heads never learn)"
+            )
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "difftori": {
+        "latent_dim": 50,
+        "encoder_dims": (256,),
+        "hidden_dims": (512, 512),
+        "activation": "elu",
+        "num_q": 2,
+        "reward_head": "scalar",
+        "value_head": "scalar",
+        "prior": "deterministic",
+        "value_scale": "none",
+    },
+    "tdmpc2": {
+        "latent_dim": 512,
+        "encoder_dims": (256,),
+        "hidden_dims": (512, 512),
+        "activation": "mish",
+        "layer_norm": True,
+        "latent_norm": "simnorm",
+        "num_q": 5,
+        "reward_head": "two_hot",
+        "value_head": "two_hot",
+        "prior": "gaussian",
+        "value_scale": "percentile",
+    },
+}
+"""Settings of the models of DiffTORI (arXiv 2402.05421) and of TD-MPC2 (arXiv 2310.16828), on flat observations."""
