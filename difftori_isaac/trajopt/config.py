@@ -119,6 +119,8 @@ class TrajOptConfig:
     """How gradients pass through the solution; ``solver=mppi`` has one way of its own, through the prior plan."""
     hessian: HessianName = "gauss_newton"
     """Hessian of the implicit gradient of squared residuals; that of ``objective=return`` is always exact."""
+    train_through_plan: bool = True
+    """Whether plans carry gradients; without, they are executed all the same (the objective-mismatch ablation)."""
     backward_iterations: int = 2
     """Differentiated iterations of ``backward_mode=truncated``."""
     dlm_epsilon: float = 1e-2

@@ -52,6 +52,7 @@ class TrajOptLayer:
                 f"allowed: (num_envs, horizon, action_dim) = ({z0.shape[0]}, {self.config.horizon}, any)"
             )
         differentiable = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        differentiable &= self.config.train_through_plan
         with torch.inference_mode(False), torch.set_grad_enabled(differentiable):
             z0, prior = _normal(z0), _normal(prior)
             guess = prior.detach() if warm_start is None else _normal(warm_start).detach()
