@@ -51,6 +51,8 @@ class PPOConfig:
         ValueError: If a value is outside its range; the message names the value and what is allowed.
     """
 
+    name: Literal["ppo"] = "ppo"
+    """Learner: on-policy, with rsl_rl's PPO."""
     num_steps_per_env: int | None = None
     """Environment steps per environment and iteration."""
     num_learning_epochs: int | None = None

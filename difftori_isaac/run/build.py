@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from difftori_isaac.learners.model_based_config import ModelBasedConfig
 from difftori_isaac.run.config import RunConfig
 from difftori_isaac.run.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rsl_rl.algorithms import PPO
-
     from difftori_isaac.envs.isaaclab import IsaacLabVecEnv, VideoRequest
+    from difftori_isaac.learners.learner import Learner
 
 CPU_NUM_ENVS = 512
 """Environments on CPU unless asked otherwise. A step with a robot arm costs about 36 ms plus 0.24 ms per environment:
@@ -90,34 +91,55 @@ def make_environment(config: RunConfig, *, video: VideoRequest | None = None) ->
 
 
 def fill_from_task[C: RunConfig](config: C, settings: Mapping[str, Any]) -> C:
-    """Replaces PPO settings that are None by those of the task's rsl_rl configuration."""
-    learner = config.learner.filled_from(dict(settings))
-    world_model = config.world_model.filled_from(learner.actor_hidden_dims or (), learner.activation or "")
+    """Replaces settings of PPO that are None by those of the task's rsl_rl configuration.
+
+    Raises:
+        ConfigError: If the learner cannot train the policy or the world model.
+    """
+    learner, world_model = config.learner, config.world_model
+    fitting = "latent" if learner.name == "ppo" else "td"
+    if config.policy == "trajopt" and world_model.name != fitting:
+        raise ConfigError(
+            f"world_model is {world_model.name!r}, which learner={learner.name} cannot train; allowed: "
+            + ("world_model=latent" if fitting == "latent" else "world_model=td, difftori, tdmpc2")
+        )
+    if learner.name == "model_based":
+        if config.policy != "trajopt":
+            raise ConfigError(f"policy is {config.policy!r}; allowed with learner=model_based: policy=trajopt")
+        return config
+    learner = learner.filled_from(dict(settings))
+    if world_model.name == "latent":
+        world_model = world_model.filled_from(learner.actor_hidden_dims or (), learner.activation or "")
     return replace(config, learner=learner, world_model=world_model)
 
 
-def make_learner(config: RunConfig, env: IsaacLabVecEnv) -> PPO:
+def default_iterations(config: RunConfig) -> int:
+    """Iterations in which all environments together take the steps that a model-based learner is made for."""
+    assert isinstance(config.learner, ModelBasedConfig)
+    return math.ceil(config.learner.total_env_steps / ((config.num_envs or 1) * config.learner.num_steps_per_env))
+
+
+def make_learner(config: RunConfig, env: IsaacLabVecEnv) -> Learner:
     """Builds the policy and its learner for an environment.
 
     Raises:
         ConfigError: If the policy cannot be built with these settings.
     """
-    from difftori_isaac.learners.ppo import build_ppo
+    if config.learner.name == "model_based":
+        from difftori_isaac.learners.model_based import build_model_based as build
+    else:
+        from difftori_isaac.learners.ppo import build_ppo as build
 
+    settings: dict[str, Any] = {
+        name: getattr(config, name) for name in ("policy", "trajopt", "world_model", "learner", "device")
+    }
     try:
-        return build_ppo(
-            env,
-            policy=config.policy,
-            trajopt=config.trajopt,
-            world_model=config.world_model,
-            learner=config.learner,
-            device=config.device,
-        )
+        return build(env, **settings)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
-def load_learner(alg: PPO, state: dict[str, Any], learning_rate: float, origin: object) -> None:
+def load_learner(alg: Learner, state: dict[str, Any], learning_rate: float, origin: object) -> None:
     """Puts a saved state into a learner.
 
     Raises:

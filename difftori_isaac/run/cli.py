@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from difftori_isaac.run.compose import Overrides, compose_values, parse
-from difftori_isaac.run.config import leaf_keys
+from difftori_isaac.run.config import leaf_keys, variants_of
 from difftori_isaac.run.errors import ConfigError, RunError
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+HELP, MULTIRUN = {"-h", "--help"}, {"-m", "--multirun"}
 
 
 class Terminated(BaseException):
@@ -43,17 +44,15 @@ class Command:
     """``module:function`` that takes the :class:`~difftori_isaac.run.compose.Overrides`."""
     examples: tuple[str, ...] = ()
     """Arguments of example calls."""
+    multirun: tuple[type, str] | None = None
+    """Configuration class and ``module:function`` of a call with -m; the function takes the arguments as they are."""
 
     def __call__(self, arguments: Sequence[str] | None = None) -> int:
         """Runs the script."""
         arguments = sys.argv[1:] if arguments is None else arguments
         previous = signal.signal(signal.SIGTERM, _terminate)
         try:
-            overrides = parse((item for item in arguments if item not in ("-h", "--help")), self.schema)
-            if {"-h", "--help"} & set(arguments):
-                self._help(overrides)
-            else:
-                resolve_name(self.run)(overrides)
+            self._start(arguments)
             return 0
         except (ConfigError, RunError) as error:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
@@ -67,14 +66,30 @@ class Command:
         finally:
             signal.signal(signal.SIGTERM, previous)
 
-    def _help(self, overrides: Overrides) -> None:
-        values = compose_values(self.schema, overrides)
+    def _start(self, arguments: Sequence[str]) -> None:
+        asks_help = bool(HELP & set(arguments))
+        if self.multirun is not None and MULTIRUN & set(arguments):
+            schema, run = self.multirun
+            if asks_help:
+                self._help(schema, parse([], schema))
+            else:
+                resolve_name(run)([item for item in arguments if item not in MULTIRUN])
+            return
+        overrides = parse((item for item in arguments if item not in HELP), self.schema)
+        if asks_help:
+            self._help(self.schema, overrides)
+        else:
+            resolve_name(self.run)(overrides)
+
+    def _help(self, schema: type, overrides: Overrides) -> None:
+        values = compose_values(schema, overrides)
         console = Console(highlight=False, width=max(100, Console().width))
-        console.print(f"usage: scripts/{self.name} key=value ...\n\n{self.summary}\n", markup=False)
+        sweeps = " [-m key=value,value ...]" if self.multirun else ""
+        console.print(f"usage: scripts/{self.name} key=value ...{sweeps}\n\n{self.summary}\n", markup=False)
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
         table.add_column(no_wrap=True, style="cyan")
         table.add_column()
-        for key, description in leaf_keys(self.schema).items():
+        for key, description in leaf_keys(schema, *variants_of(values)).items():
             value: Any = values
             for name in key.split("."):
                 value = value[name]

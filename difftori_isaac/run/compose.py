@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from difftori_isaac.run.config import TrainConfig, leaf_keys, to_dict, validate
+from difftori_isaac.run.config import VARIANTS, TrainConfig, leaf_keys, to_dict, validate
 from difftori_isaac.run.errors import ConfigError, unknown_key
 
 CONFIGS = Path(str(resources.files("difftori_isaac.configs")))
@@ -85,7 +85,7 @@ def _parse_one(argument: str) -> Override:
         hint = "put special characters in quotes: key='\"value\"'"
         raise ConfigError(f"{argument!r} cannot be read ({reason}); {hint}") from None
     if override.is_sweep_override():
-        raise ConfigError(f"{argument!r} is a sweep; allowed: one value per run (start one process for each)")
+        raise ConfigError(f"{argument!r} is a sweep; allowed: one value per run, or several with scripts/train.py -m")
     if override.type not in (OverrideType.CHANGE, OverrideType.FORCE_ADD) or override.package is not None:
         raise ConfigError(f"{argument!r} adds or deletes a key; allowed: key=value, as every key exists")
     return override
@@ -113,7 +113,7 @@ def compose_values(schema: type, overrides: Overrides, *layers: Mapping[str, Any
         else:
             config = OmegaConf.create(defaults)
         for layer in layers:
-            config = OmegaConf.merge(config, dict(layer))
+            config = _lay_over(config, layer)
         for key, value in overrides.values.items():
             OmegaConf.update(config, key, value)
         values = OmegaConf.to_container(config, resolve=True)
@@ -126,8 +126,26 @@ def compose_values(schema: type, overrides: Overrides, *layers: Mapping[str, Any
     return {str(key): value for key, value in values.items()}
 
 
+def _lay_over(config: Any, layer: Mapping[str, Any]) -> Any:
+    """The configuration with a layer over it, section by section.
+
+    A section of a checkpoint names its form and replaces one of another form. One that does not name it, as in a task's
+    own settings, is of the first form, and says nothing about another.
+    """
+    forms = {section: types[0]().name for section, types in VARIANTS.items()}
+    other = {key for key in forms.keys() & layer.keys() if layer[key].get("name", forms[key]) != config[key]["name"]}
+    kept = {key: value for key, value in layer.items() if key not in other or "name" in value}
+    for key in other & kept.keys():
+        config[key] = {}
+    return OmegaConf.merge(config, kept)
+
+
 def _compose_files(defaults: dict[str, Any], choices: Sequence[str]) -> Any:
-    ConfigStore.instance().store(name="run", node=defaults)
+    store = ConfigStore.instance()
+    store.store(name="run", node={key: value for key, value in defaults.items() if key not in VARIANTS})
+    for section, types in VARIANTS.items():
+        for form in types:
+            store.store(group=section, name=f"{form().name}_defaults", node=to_dict(form()))
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = hydra_compose("config", overrides=list(choices))
     OmegaConf.set_struct(config, False)

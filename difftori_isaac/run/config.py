@@ -6,18 +6,28 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, Discriminator, TypeAdapter, ValidationError, with_config
 
 from difftori_isaac.learners.config import PPOConfig
+from difftori_isaac.learners.model_based_config import ModelBasedConfig
 from difftori_isaac.run.errors import ConfigError, unknown_key
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.world_models.config import WorldModelConfig
+from difftori_isaac.world_models.td_config import TdWorldModelConfig
 
 PYDANTIC = ConfigDict(
     extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True, use_attribute_docstrings=True, str_min_length=1
 )
+
+VARIANTS: dict[str, tuple[type, ...]] = {
+    "learner": (PPOConfig, ModelBasedConfig),
+    "world_model": (WorldModelConfig, TdWorldModelConfig),
+}
+"""Sections that have several forms, told apart by their ``name``; the first one is the default."""
+
+_VARIANT_NAMES = tuple(f"{section}.name" for section in VARIANTS)
 
 ALLOWED = {
     "int": "an integer",
@@ -76,10 +86,12 @@ class RunConfig:
     """Directory of the run; null is a new runs/<task>/<policy>/<time>_seed<seed>, or the newest one to read from."""
     trajopt: TrajOptConfig = field(default_factory=lambda: TrajOptConfig(hessian_every=4))
     """Trajectory optimizer of ``policy=trajopt``."""
-    world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    world_model: Annotated[WorldModelConfig | TdWorldModelConfig, Discriminator("name")] = field(
+        default_factory=WorldModelConfig
+    )
     """World model of ``policy=trajopt``."""
-    learner: PPOConfig = field(default_factory=PPOConfig)
-    """PPO; what is null is taken from the task's own rsl_rl settings."""
+    learner: Annotated[PPOConfig | ModelBasedConfig, Discriminator("name")] = field(default_factory=PPOConfig)
+    """How the policy learns; what is null in PPO is taken from the task's own rsl_rl settings."""
     env_overrides: tuple[str, ...] = ()
     """Isaac Lab's own overrides; given as env.<key>=<value>, physics=, renderer= and presets=."""
 
@@ -96,9 +108,12 @@ class TrainConfig(RunConfig):
     """What `scripts/train.py` takes."""
 
     max_iterations: int | None = None
-    """Iterations in total, also after a resume; null is the number in the task's rsl_rl settings."""
+    """Iterations in total, also after a resume; null is the number in the task's rsl_rl settings, and those of
+    learner.total_env_steps with learner=model_based."""
     resume: str | None = None
     """latest, best, a checkpoint file or a run directory to continue; null starts a new run."""
+    distributed: bool = False
+    """Whether torchrun started several processes that train one policy; num_envs and batch sizes are per process."""
     save_interval: int = 25
     """Iterations between two checkpoints."""
     keep_checkpoints: int = 3
@@ -137,10 +152,17 @@ class PlayConfig(RolloutConfig):
     """Whether to write an mp4."""
     video_path: str | None = None
     """File of the video; null is videos/<time>.mp4 in the run directory, or here if there is none."""
+    plan: bool | None = None
+    """Whether the video shows where the plan leads; null is yes where the policy plans and the task says how."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least(self, 1, "num_steps")
+        if self.plan and not (self.video and self.policy == "trajopt"):
+            raise ConfigError(
+                f"plan is true with video={str(self.video).lower()} and policy={self.policy}; "
+                "allowed: with video=true and policy=trajopt"
+            )
 
 
 @with_config(PYDANTIC)
@@ -176,15 +198,22 @@ class ExportConfig(RolloutConfig):
 
 
 @cache
-def leaf_keys(schema: type) -> dict[str, str]:
-    """Dotted key of every setting of ``schema``, with its description and, where they are few, its allowed values."""
+def leaf_keys(schema: type, *variants: str) -> dict[str, str]:
+    """Dotted key of every setting of ``schema``, with its description and, where they are few, its allowed values.
+
+    Args:
+        schema: A configuration class.
+        variants: Names of the forms whose keys are wanted, where a section has several; without any, all.
+    """
 
     def walk(node: dict[str, Any], definitions: dict[str, Any], prefix: str) -> dict[str, tuple[str, str]]:
         found: dict[str, tuple[str, str]] = {}
         for name, item in node["properties"].items():
-            if "$ref" in item:
-                found |= walk(definitions[item["$ref"].rsplit("/", 1)[-1]], definitions, f"{prefix}{name}.")
-            else:
+            forms = item.get("discriminator", {}).get("mapping", {"": item.get("$ref")})
+            references = [ref for form, ref in forms.items() if not (form and variants) or form in variants]
+            for reference in filter(None, references):
+                found |= walk(definitions[reference.rsplit("/", 1)[-1]], definitions, f"{prefix}{name}.")
+            if not any(references) and f"{prefix}{name}" not in _VARIANT_NAMES:
                 choices = [str(value) for part in [item, *item.get("anyOf", [])] for value in part.get("enum", [])]
                 found[prefix + name] = (item.get("description", ""), f" [{'|'.join(choices)}]" if choices else "")
         return found
@@ -195,6 +224,11 @@ def leaf_keys(schema: type) -> dict[str, str]:
         for key, (text, choices) in walk(root, root.get("$defs", {}), "").items():
             keys[key] = (text or keys.get(key, ("",))[0], choices)
     return {key: (text + choices).strip() for key, (text, choices) in keys.items()}
+
+
+def variants_of(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the forms that the sections of a configuration have."""
+    return tuple(values[section]["name"] for section in VARIANTS if section in values)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -240,7 +274,10 @@ def validate[C](schema: type[C], values: Mapping[str, Any]) -> C:
     if kind == "missing":
         raise ConfigError(f"{key} is missing; give {key}=<value>")
     if kind == "unexpected_keyword_argument":
-        raise ConfigError(unknown_key(key, leaf_keys(schema)))
+        section = key.partition(".")[0]
+        if section in VARIANTS and key in leaf_keys(schema):
+            raise ConfigError(f"{key} is no setting of this {section}, {values[section]['name']!r}; --help lists them")
+        raise ConfigError(unknown_key(key, leaf_keys(schema, *variants_of(values))))
     if kind == "literal_error":
         allowed = context["expected"].replace(" or ", ", ").replace("'", "")
     elif kind == "string_too_short":
@@ -257,5 +294,7 @@ def validate[C](schema: type[C], values: Mapping[str, Any]) -> C:
 def _key_of(location: tuple[int | str, ...], schema: type) -> str:
     """The setting in which pydantic found an error, without the place in its list or in its alternatives."""
     parts, leaves = [str(part) for part in location], leaf_keys(schema)
+    if parts and parts[0] in VARIANTS:
+        del parts[1:2]  # the form
     prefixes = (".".join(parts[: end + 1]) for end in range(len(parts)))
     return next((prefix for prefix in prefixes if prefix in leaves), ".".join(parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 SMOOTH_ACTIVATIONS = ("swish", "elu", "gelu", "mish", "softplus", "tanh")
 """Activations with the second derivatives that the gradient through a plan needs; swish is the fastest on a CPU."""
@@ -16,6 +17,8 @@ class WorldModelConfig:
         ValueError: If a value is outside its range; the message names the value and what is allowed.
     """
 
+    name: Literal["latent"] = "latent"
+    """World model whose reward and value are squared residuals, trained on rollouts."""
     encoder_dims: tuple[int, ...] | None = None
     """Widths of the encoder's layers, the last one being the latent state z; null is those of the task's PPO-MLP."""
     encoder_activation: str | None = None

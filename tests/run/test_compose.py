@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from difftori_isaac.run.compose import compose, compose_values, parse
-from difftori_isaac.run.config import EvaluateConfig, PlayConfig, TrainConfig, leaf_keys, to_dict, validate
+from difftori_isaac.run.config import EvaluateConfig, PlayConfig, TrainConfig, leaf_keys, shared_keys, to_dict, validate
 from difftori_isaac.run.errors import ConfigError
 
 
@@ -29,6 +29,35 @@ def test_last_of_two_values_wins():
 
 def test_groups_choose_variants():
     assert make("task=A", "policy=mlp", "learner=ppo", "world_model=latent").policy == "mlp"
+
+
+def test_a_learner_brings_its_settings_and_its_world_model():
+    config = make("task=A", "learner=model_based", "learner.horizon=4")
+    assert (config.learner.name, config.learner.horizon, config.world_model.name) == ("model_based", 4, "td")
+    assert (config.trajopt.action_low, config.trajopt.objective) == (-1.0, "least_squares")
+    config = make("task=A", "learner=model_based", "world_model=tdmpc2")
+    assert (config.world_model.num_q, config.world_model.value_head) == (5, "two_hot")
+    assert config.trajopt.objective == "return"
+
+
+def test_a_saved_learner_stays_what_it_is():
+    saved = to_dict(make("task=A", "learner=model_based", "world_model=difftori", "learner.horizon=4"))
+    config = make("learner.tau=0.5", layers=(saved,))
+    assert (config.learner.horizon, config.learner.tau, config.world_model.num_q) == (4, 0.5, 2)
+    assert (config.world_model.value_head, config.trajopt.objective) == ("scalar", "return")
+    assert make(layers=(shared_keys(saved, EvaluateConfig),), schema=EvaluateConfig).learner.horizon == 4
+
+
+def test_settings_of_a_task_for_ppo_are_for_ppo():
+    layer = {"num_envs": 8, "learner": {"gamma": 0.9}}
+    assert make("task=A", layers=(layer,)).learner.gamma == 0.9
+    assert make("task=A", "learner=model_based", layers=(layer,)).num_envs == 8
+
+
+def test_help_shows_the_keys_of_the_chosen_learner():
+    keys = leaf_keys(TrainConfig, "model_based", "td")
+    assert keys["learner.learning_rate"] == "Learning rate of all networks."
+    assert "learner.tau" in keys and "learner.clip_param" not in keys and "learner.name" not in keys
 
 
 def test_values_keep_their_types():
@@ -72,16 +101,19 @@ def test_every_key_has_a_default_and_inherited_keys_their_description():
 
 
 BAD = {
+    "learner.tau=0.5": "learner.tau is no setting of this learner, 'ppo'",
+    "learner.name=model_based": "unknown key 'learner.name'",
+    "world_model=x": "world_model is 'x'; allowed: difftori, latent, td, tdmpc2",
     "Lift": "'Lift' is not an override; allowed: key=value",
     "--num_envs": "'--num_envs' is not an override; allowed: key=value, for example num_envs=<value>",
     "--task=Lift": "for example task=<value>",
     "=3": "is not an override",
     "trajopt.horizn=3": "unknown key 'trajopt.horizn'; did you mean trajopt.horizon",
-    "horizon=3": "did you mean trajopt.horizon or learner.model_losses.horizon",
+    "horizon=3": "did you mean trajopt.horizon or learner.horizon",
     "agent.max_iterations=3": "did you mean max_iterations",
     "learning_rate=1": "did you mean learner.learning_rate",
     "env=3": "env.<key>=<value>",
-    "xyz=1": "allowed: device, env_overrides",
+    "xyz=1": "allowed: device, ",
     "trajopt={foo: 1}": "unknown key 'trajopt.foo'",
     "seed=1,2": "is a sweep",
     "seed=range(1,3)": "is a sweep",
@@ -89,7 +121,7 @@ BAD = {
     "~seed=1": "adds or deletes",
     "run_dir=a(b)": "cannot be read",
     "policy=foo": "policy is 'foo'; allowed: mlp, trajopt",
-    "learner=sac": "learner is 'sac'; allowed: ppo",
+    "learner=sac": "learner is 'sac'; allowed: model_based, ppo",
     "trajopt.solver=ipopt": "trajopt.solver is 'ipopt'; allowed: gauss_newton, theseus",
     "trajopt.backward_mode=x": "trajopt.backward_mode is 'x'; allowed: implicit, truncated, unroll",
     "trajopt.horizon=0": "trajopt.horizon is 0; allowed: an integer of at least 1",
