@@ -4,10 +4,14 @@ import sys
 
 from difftori_isaac.run.cli import Command
 from difftori_isaac.run.config import TrainConfig
+from difftori_isaac.run.sweep_plan import SweepConfig
 
 main = Command(
     name="train.py",
-    summary="Trains a policy on an Isaac Lab task; its run directory gets configuration, metrics and checkpoints.",
+    summary=(
+        "Trains a policy on an Isaac Lab task; its run directory gets configuration, metrics and checkpoints. "
+        "With -m, one run for each combination of values; -m --help lists the settings of such a sweep."
+    ),
     schema=TrainConfig,
     run="difftori_isaac.run.loop:train",
     examples=(
@@ -16,7 +20,11 @@ main = Command(
         "task=Reach trajopt.horizon=5 trajopt.solver=theseus env.sim.dt=0.005",
         "task=Cartpole resume=latest max_iterations=300",
         "task=Isaac-Ant-Direct num_envs=4096 device=cuda:0 logger=wandb wandb.mode=offline",
+        "-m task=Cartpole policy=trajopt,mlp seed=1,2,3",
+        "-m task=Cartpole seed='range(5)' launcher=slurm hydra.launcher.partition=gpu",
+        "-m task=Reach sweeper=optuna launcher=joblib hydra.launcher.n_jobs=4",
     ),
+    multirun=(SweepConfig, "difftori_isaac.run.sweep:sweep"),
 )
 
 if __name__ == "__main__":

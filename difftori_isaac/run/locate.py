@@ -14,7 +14,12 @@ RUNS = Path("runs")
 
 def runs_of(task: str, policy: str) -> Path:
     """Directory of all runs of a task with a policy, relative to where the script is started."""
-    return RUNS / re.sub(r"[^\w.+-]", "_", task) / policy
+    return RUNS / folder_name(task) / policy
+
+
+def folder_name(task: str) -> str:
+    """Name of the folder of a task's runs."""
+    return re.sub(r"[^\w.+-]", "_", task)
 
 
 def new_run_dir(run_dir: str | None, *, task: str, policy: str, seed: int) -> Path:

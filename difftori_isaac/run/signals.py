@@ -8,7 +8,10 @@ from typing import Any, Self
 
 
 class StopSignals:
-    """Context in which SIGINT and SIGTERM only ask to stop; a second SIGINT aborts."""
+    """Context in which SIGINT, SIGTERM and SIGUSR2 only ask to stop; a second SIGINT aborts.
+
+    SIGUSR2 is what a job that is about to be preempted gets, on clusters that send it to every process of the job.
+    """
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -16,15 +19,15 @@ class StopSignals:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        """Takes over both signals."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        """Takes over the signals."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
             self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Gives both signals back."""
+        """Gives the signals back."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
