@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
 import isaaclab.sim as sim_utils
 from isaaclab.actuators import ImplicitActuatorCfg
 from isaaclab.assets import ArticulationCfg
 from isaaclab.utils import clone, replace
-from isaaclab_assets.robots import cartpole, franka
+from isaaclab_assets.robots import ant, cartpole, franka
 from isaaclab_newton.sim.schemas import MujocoRigidBodyCfg, NewtonArticulationCfg
 from isaaclab_physx.sim.schemas import PhysxArticulationCfg, PhysxRigidBodyCfg
 
 _FOLDER = Path(__file__).parent
+
+ANT_CFG: ArticulationCfg = replace(
+    ant.ANT_CFG,
+    spawn=replace(ant.ANT_CFG.spawn, usd_path=str(files("newton") / "examples" / "assets" / "ant.usda")),
+)
+"""Isaac Lab's ant with the USD file that comes with Newton: the same names, 8 hinges of 15 N·m."""
 
 CARTPOLE_CFG: ArticulationCfg = replace(
     cartpole.CARTPOLE_CFG, spawn=replace(cartpole.CARTPOLE_CFG.spawn, usd_path=str(_FOLDER / "cartpole.usda"))

@@ -1,4 +1,4 @@
-"""Floor and table, made of primitives."""
+"""Floor, ground and table, made of primitives."""
 
 from __future__ import annotations
 
@@ -19,6 +19,25 @@ def floor(height: float, *, size: tuple[float, float] = (4.0, 9.0)) -> AssetBase
             size=(*size, 0.1), visual_material=sim_utils.PreviewSurfaceCfg(diffuse_color=(0.55, 0.57, 0.60))
         ),
         init_state=AssetBaseCfg.InitialStateCfg(pos=(0.0, 0.0, height - 0.05)),
+    )
+
+
+def ground(*, size: float = 400.0, friction: float = 1.0) -> AssetBaseCfg:
+    """A ground to walk on, the same for all environments, its surface at height 0.
+
+    Args:
+        size: Along x and y [m].
+        friction: Coefficient of static and dynamic friction.
+    """
+    return AssetBaseCfg(
+        prim_path="/World/ground",
+        spawn=sim_utils.CuboidCfg(
+            size=(size, size, 1.0),
+            collision_props=sim_utils.UsdPhysicsCollisionCfg(),
+            physics_material=sim_utils.RigidBodyMaterialCfg(static_friction=friction, dynamic_friction=friction),
+            visual_material=sim_utils.PreviewSurfaceCfg(diffuse_color=(0.55, 0.57, 0.60)),
+        ),
+        init_state=AssetBaseCfg.InitialStateCfg(pos=(0.0, 0.0, -0.5)),
     )
 
 

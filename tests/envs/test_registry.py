@@ -7,6 +7,7 @@ from difftori_isaac.envs.isaaclab import load_ppo_settings, load_task_defaults
 from difftori_isaac.envs.registry import TaskInfo, UnknownTaskError, aliases, list_tasks, resolve_task
 
 OURS = {
+    "Ant": "DiffTori-Ant-Direct",
     "Cartpole": "DiffTori-Cartpole-Direct",
     "Lift": "DiffTori-Lift-Franka",
     "Reach": "DiffTori-Reach-Franka",

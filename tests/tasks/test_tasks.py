@@ -28,7 +28,7 @@ def test_registration_imports_no_simulator(tmp_path):
     assert run_python("-c", program, folder=tmp_path) == "[]\n"
 
 
-@pytest.mark.parametrize("task", ["Cartpole", "Lift", "Reach"])
+@pytest.mark.parametrize("task", ["Ant", "Cartpole", "Lift", "Reach"])
 def test_physics_presets_compose(task):
     kinds = {
         preset: type(compose_env_cfg(task, [f"physics={preset}"] if preset else []).sim.physics).__name__
@@ -52,7 +52,7 @@ def test_lift_physics_holds_the_cube():
 @pytest.mark.sim
 @pytest.mark.parametrize(
     ("task", "num_obs", "num_actions", "episode_length"),
-    [("Cartpole", 4, 1, 300), ("Lift", 36, 8, 250), ("Reach", 32, 7, 360)],
+    [("Ant", 60, 8, 960), ("Cartpole", 4, 1, 300), ("Lift", 36, 8, 250), ("Reach", 32, 7, 360)],
 )
 def test_sizes_and_finite_values(task, num_obs, num_actions, episode_length):
     with closing(make_env(task, num_envs=8, device="cpu", seed=0)) as env:
@@ -73,7 +73,7 @@ def test_sizes_and_finite_values(task, num_obs, num_actions, episode_length):
 @pytest.mark.sim
 def test_isaac_lab_lists_and_trains_our_tasks_from_any_folder(tmp_path):
     listing = run_python("-m", "isaaclab", "list_envs", "--keyword", "DiffTori", folder=tmp_path)
-    for task in ("Cartpole-Direct", "Lift-Franka", "Lift-Franka-IK-Abs", "Reach-Franka"):
+    for task in ("Ant-Direct", "Cartpole-Direct", "Lift-Franka", "Lift-Franka-IK-Abs", "Reach-Franka"):
         assert f"DiffTori-{task} " in listing
     command = (
         "-m isaaclab train --rl_library rsl_rl --task DiffTori-Lift-Franka --num_envs 4 --max_iterations 1 "

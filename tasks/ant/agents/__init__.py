@@ -1,0 +1,1 @@
+"""Learner settings of the cart-pole task."""
