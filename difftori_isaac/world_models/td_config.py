@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from difftori_isaac.world_models.config import SMOOTH_ACTIVATIONS
 
@@ -99,32 +99,3 @@ class TdWorldModelConfig:
             raise ValueError(
                 f"world_model.head_scale is {self.head_scale}; allowed: above 0 (at 0 residual heads never learn)"
             )
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "difftori": {
-        "latent_dim": 50,
-        "encoder_dims": (256,),
-        "hidden_dims": (512, 512),
-        "activation": "elu",
-        "num_q": 2,
-        "reward_head": "scalar",
-        "value_head": "scalar",
-        "prior": "deterministic",
-        "value_scale": "none",
-    },
-    "tdmpc2": {
-        "latent_dim": 512,
-        "encoder_dims": (256,),
-        "hidden_dims": (512, 512),
-        "activation": "mish",
-        "layer_norm": True,
-        "latent_norm": "simnorm",
-        "num_q": 5,
-        "reward_head": "two_hot",
-        "value_head": "two_hot",
-        "prior": "gaussian",
-        "value_scale": "percentile",
-    },
-}
-"""Settings of the models of DiffTORI (arXiv 2402.05421) and of TD-MPC2 (arXiv 2310.16828), on flat observations."""

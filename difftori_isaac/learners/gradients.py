@@ -1,0 +1,33 @@
+"""Gradients of several losses for one optimizer step, each clipped and checked on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+
+def clipped_gradients(
+    loss: torch.Tensor, parameters: Sequence[torch.Tensor], max_norm: float
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Gradient of ``loss`` for each parameter, of norm at most ``max_norm`` over all of them; zero if not finite.
+
+    Returns:
+        The gradients, and whether they were not finite, a scalar bool.
+    """
+    gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+    total = norm(gradients)
+    finite = total.isfinite()
+    scale = (max_norm / total.clamp(min=1e-6)).clamp(max=1.0)
+    return [torch.where(finite, scale * gradient, 0.0) for gradient in gradients], ~finite
+
+
+def accumulate(parameters: Iterable[torch.Tensor], gradients: Iterable[torch.Tensor]) -> None:
+    """Add gradients to those of the parameters."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+def norm(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Norm of all numbers of all tensors, a scalar."""
+    return torch.stack(torch._foreach_norm(list(tensors))).norm()

@@ -1,0 +1,271 @@
+"""Model-based reinforcement learning in which the policy is a plan: DiffTORI (arXiv 2402.05421), vectorised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from rsl_rl.env import VecEnv
+from tensordict import TensorDict
+from torch import nn
+
+from difftori_isaac.learners.gradients import accumulate, clipped_gradients, norm
+from difftori_isaac.learners.model_based_config import ModelBasedConfig
+from difftori_isaac.learners.replay import ReplayBuffer
+from difftori_isaac.learners.td_losses import model_losses, plan_loss, prior_loss
+from difftori_isaac.policies.plan_policy import PlanPolicy
+from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.world_models.td import TdWorldModel
+from difftori_isaac.world_models.td_config import TdWorldModelConfig
+from difftori_isaac.world_models.td_networks import PIXELS
+
+
+class ModelBased:
+    """Plans for all environments at once, replays what they answered, and trains the model on it and on the plans.
+
+    It has the surface of rsl_rl's PPO. Model losses, the prior's loss and the loss through the plan are one optimizer
+    step; each has a gradient of its own, clipped on its own and dropped if it is not finite.
+    """
+
+    def __init__(
+        self,
+        policy: PlanPolicy,
+        replay: ReplayBuffer,
+        config: ModelBasedConfig,
+        *,
+        groups: list[str],
+        discount: float,
+        device: torch.device | str,
+    ) -> None:
+        """Build the optimizer; see :func:`build_model_based`."""
+        self.policy, self.replay, self.config = policy, replay, config
+        self.groups, self.discount, self.device = groups, discount, torch.device(device)
+        self.learning_rate = config.learning_rate
+        self.env_steps, self.num_updates, self.updates_due = 0, 0, 0.0
+        self._parts = self.world_model.parts()
+        self._raw_critic_parameters = list(self.world_model.raw_critics.parameters())
+        rest = [*self._parameters("dynamics", "reward", "q", "prior"), *self._raw_critic_parameters]
+        self.optimizer = torch.optim.Adam([{"params": self._parts["encoder"]}, {"params": rest}], lr=self.learning_rate)
+        self._actions = torch.zeros(replay.num_envs, self.world_model.action_dim, device=self.device)
+        self._new_episodes = True
+        self._rewards = torch.zeros(3, device=self.device)
+        self._sums: dict[str, torch.Tensor] = {}
+        self._follow_schedules()
+
+    @property
+    def world_model(self) -> TdWorldModel:
+        """The model that plans are made with."""
+        return self.policy.world_model
+
+    @property
+    def trains_through_plan(self) -> bool:
+        """Whether plans have a gradient that reaches the model, and a loss that uses it."""
+        trajopt = self.policy.layers[0].config
+        return trajopt.train_through_plan and trajopt.solver != "mppi" and self.config.plan_coef > 0
+
+    def act(self, obs: TensorDict) -> torch.Tensor:
+        """Actions with exploration noise, uniformly random ones during the seed steps, (num_envs, num_actions)."""
+        obs = self._select(obs)
+        if self._new_episodes:
+            self.replay.restart(obs)
+            self._new_episodes = False
+        if self.env_steps < self.config.seed_steps:
+            self._actions = 2.0 * torch.rand(self._actions.shape, device=self.device) - 1.0
+        else:
+            std = self.policy.output_std / self.policy.scale
+            action = self.policy.action(obs)
+            self._actions = (action + std * torch.randn_like(action)).clamp(-1.0, 1.0)
+        return self.policy.scale * self._actions
+
+    def process_env_step(
+        self, obs: TensorDict, rewards: torch.Tensor, dones: torch.Tensor, extras: Mapping[str, Any]
+    ) -> None:
+        """Store what the environments answered to the last actions."""
+        dones = dones.bool()
+        none = torch.zeros_like(dones)
+        skip = extras.get("nonfinite", none)
+        final_obs = extras.get("final_obs")
+        self.replay.add(
+            self._actions,
+            rewards,
+            self._select(obs),
+            dones=dones,
+            truncated=extras.get("time_outs", none),
+            final_obs=None if final_obs is None else self._select(final_obs),
+            skip=skip,
+        )
+        if self.env_steps < self.config.seed_steps:
+            kept = rewards.to(self.device) * ~skip
+            self._rewards += torch.stack((kept.square().sum(), kept.sum(), (~skip).sum()))
+        self.env_steps += len(rewards)
+        self.updates_due += self.config.update_to_data * len(rewards)
+        self._follow_schedules()
+
+    def compute_returns(self, obs: TensorDict) -> None:
+        """Nothing: values are learned from replayed steps."""
+
+    def update(self) -> dict[str, float]:
+        """Take the optimizer steps that are due; mean losses, gradient norms and solver statistics."""
+        count = 0
+        if min(self.env_steps, len(self.replay)) >= max(self.config.seed_steps, 1):
+            if self.num_updates == 0:
+                self._set_reward_scale()
+            count, self.updates_due = int(self.updates_due), self.updates_due % 1.0
+        for _ in range(count):
+            self._update_once()
+        result = {name: value.item() / max(count, 1) for name, value in self._sums.items()}
+        self._sums = {}
+        return (
+            result
+            | {"num_updates": float(self.num_updates), "replay_steps": float(len(self.replay))}
+            | {"value_unit": self.world_model.value_unit.item(), "planning_horizon": float(self.policy.horizon)}
+            | self.policy.statistics.pop()
+        )
+
+    def get_policy(self) -> PlanPolicy:
+        """The policy without exploration noise."""
+        return self.policy
+
+    def train_mode(self) -> None:
+        """Prepare for learning."""
+        self.policy.train()
+
+    def eval_mode(self) -> None:
+        """Prepare for acting alone."""
+        self.policy.eval()
+
+    def save(self) -> dict[str, Any]:
+        """Everything that learning goes on from, without the replay buffer unless ``save_replay``."""
+        state = {
+            "world_model_state_dict": self.world_model.state_dict(),
+            "optimizer_state_dict": self.optimizer.state_dict(),
+            "env_steps": self.env_steps,
+            "num_updates": self.num_updates,
+            "updates_due": self.updates_due,
+            "rewards": self._rewards,
+        }
+        return state | ({"replay": self.replay.state_dict()} if self.config.save_replay else {})
+
+    def load(self, loaded_dict: Mapping[str, Any], load_cfg: Mapping[str, Any] | None, strict: bool) -> bool:
+        """Restore what :meth:`save` gave; ``load_cfg`` may leave out the ``optimizer``. The replay buffer if saved."""
+        self.world_model.load_state_dict(loaded_dict["world_model_state_dict"], strict=strict)
+        if load_cfg is None or load_cfg.get("optimizer"):
+            self.optimizer.load_state_dict(loaded_dict["optimizer_state_dict"])
+        self.env_steps, self.num_updates = loaded_dict["env_steps"], loaded_dict["num_updates"]
+        self.updates_due = loaded_dict["updates_due"]
+        self._rewards.copy_(loaded_dict["rewards"])
+        if "replay" in loaded_dict:
+            self.replay.load_state_dict(loaded_dict["replay"])
+        self._new_episodes = True
+        self._follow_schedules()
+        return True
+
+    def _select(self, obs: TensorDict | Mapping[str, Any]) -> TensorDict:
+        groups = {name: obs[name] for name in self.groups}
+        return TensorDict(groups, [self.replay.num_envs]).to(self.device)
+
+    def _follow_schedules(self) -> None:
+        """Set exploration noise and planning horizon by the environment steps so far."""
+        std = self.policy.scale * self.config.exploration_std(self.env_steps)
+        self.policy.output_std = torch.full_like(self._actions[0], std)
+        self.policy.horizon = self.config.planning_horizon(self.env_steps, len(self.policy.layers))
+
+    def _set_reward_scale(self) -> None:
+        """Take the configured reward scale, or the standard deviation of the rewards of the seed steps."""
+        if self.config.reward_scale is not None:
+            self.world_model.reward_scale.fill_(self.config.reward_scale)
+            return
+        squares, total, count = self._rewards.double()
+        std = (squares / count - (total / count).square()).clamp(min=0.0).sqrt()
+        self.world_model.reward_scale.copy_(torch.where(std > 1e-6, std, 1.0))
+
+    def _update_once(self) -> None:
+        config, model = self.config, self.world_model
+        batch = self.replay.sample(config.batch_size, config.horizon)
+        batch = batch._replace(obs=model.augment(batch.obs))
+        self.optimizer.zero_grad()
+        result = model_losses(model, batch, config, self.discount)
+        total = torch.stack([getattr(config, f"{name}_coef") * loss for name, loss in result.losses.items()]).sum()
+        learned = self._parameters("encoder", "dynamics", "reward", "q")
+        self._backward("model", total, learned + self._raw_critic_parameters)
+        prior, values = prior_loss(model, result.zs, result.weights, config.entropy_coef)
+        self._backward("prior", config.prior_coef * prior, self._parts["prior"])
+        losses = result.losses | {"prior": prior}
+        if self.trains_through_plan:
+            losses["plan"] = plan_loss(self.policy, batch, config.plan_batch_size)
+            self._backward("plan", config.plan_coef * losses["plan"], self._parameters(*self._parts))
+        for group, scale in zip(self.optimizer.param_groups, (config.encoder_lr_scale, 1.0), strict=True):
+            group["lr"] = scale * self.learning_rate
+        self.optimizer.step()
+        self.num_updates += 1
+        model.update_value_unit(values, config.tau)
+        if self.num_updates % config.target_update_interval == 0:
+            model.update_targets(config.tau)
+        if config.sampling == "prioritized":
+            self.replay.update_priorities(batch.index, result.td_error)
+        self._count(losses)
+
+    def _parameters(self, *parts: str) -> list[nn.Parameter]:
+        return [parameter for part in parts for parameter in self._parts[part]]
+
+    def _backward(self, name: str, loss: torch.Tensor, parameters: list[nn.Parameter]) -> None:
+        """Add the clipped gradient of a loss; count it in, by the part of the model that it reaches."""
+        gradients, nonfinite = clipped_gradients(loss, parameters, self.config.max_grad_norm)
+        accumulate(parameters, gradients)
+        of = dict(zip(parameters, gradients, strict=True))
+        parts = {part: [of[p] for p in items] for part, items in self._parts.items() if items[0] in of}
+        norms = {f"grad_{name}_{part}": norm(items) for part, items in parts.items()}
+        self._count(norms | {f"nonfinite_{name}_losses": nonfinite})
+
+    @torch.no_grad()
+    def _count(self, values: Mapping[str, torch.Tensor]) -> None:
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach().nan_to_num(0.0, 0.0, 0.0)
+
+
+def build_model_based(
+    env: VecEnv,
+    *,
+    policy: str,
+    trajopt: TrajOptConfig,
+    world_model: TdWorldModelConfig,
+    learner: ModelBasedConfig,
+    device: str,
+) -> ModelBased:
+    """Build the model-based learner.
+
+    Args:
+        env: The environments, in rsl_rl's interface.
+        policy: ``trajopt``.
+        trajopt: Settings of the planner; it plans with the learner's discount, within −1 to 1 unless bounded.
+        world_model: Settings of the model.
+        learner: Settings of the learner.
+        device: Device of the learner.
+
+    Raises:
+        ValueError: If a setting does not fit the others or the environment.
+    """
+    if policy != "trajopt":
+        raise ValueError(f"policy is {policy!r}; allowed with learner=model_based: trajopt")
+    obs = env.get_observations().to(device)
+    groups = (learner.obs_groups or {}).get("actor") or [name for name in ("policy", PIXELS) if name in obs]
+    if missing := [name for name in groups if name not in obs]:
+        raise ValueError(f"learner.obs_groups has {missing[0]!r}; allowed: {', '.join(map(str, obs.keys()))}")
+    discount = learner.discount_for(float(env.max_episode_length))
+    obs = obs.select(*groups)
+    model = TdWorldModel(obs, groups, env.num_actions, world_model, return_unit=1.0 / (1.0 - min(discount, 0.995)))
+    planner = PlanPolicy(
+        model, replace(trajopt, discount=discount), act_with=learner.act_with, scale=learner.action_scale
+    ).to(device)
+    replay = ReplayBuffer(
+        obs,
+        env.num_actions,
+        capacity=learner.buffer_capacity,
+        device=device,
+        storage_device="cpu" if learner.buffer_device == "cpu" else device,
+        priority_alpha=learner.priority_alpha if learner.sampling == "prioritized" else 0.0,
+        priority_beta=learner.priority_beta,
+    )
+    return ModelBased(planner, replay, learner, groups=groups, discount=discount, device=device)

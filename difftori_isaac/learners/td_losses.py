@@ -1,0 +1,101 @@
+"""Losses of the model-based learner on replayed sub-sequences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from difftori_isaac.learners.model_based_config import ModelBasedConfig
+from difftori_isaac.learners.replay import Replayed
+from difftori_isaac.policies.plan_policy import PlanPolicy
+from difftori_isaac.world_models.td import TdWorldModel
+
+
+@dataclass(frozen=True)
+class ModelLosses:
+    """What the model is trained on, and what the other losses need of it."""
+
+    losses: dict[str, torch.Tensor]
+    """Scalars ``consistency``, ``reward``, ``value`` and ``raw_value``, without their coefficients."""
+    zs: torch.Tensor
+    """Predicted latent states without gradient, shape (length, batch, latent_dim)."""
+    weights: torch.Tensor
+    """Weight of each predicted step, of sum 1, shape (length, batch)."""
+    td_error: torch.Tensor
+    """Error of the critics at the first step, shape (batch,)."""
+
+
+def model_losses(model: TdWorldModel, batch: Replayed, config: ModelBasedConfig, discount: float) -> ModelLosses:
+    """Consistency, reward and temporal-difference losses of predictions from the first observation.
+
+    Every step weighs ρ^k (TD-MPC, arXiv 2203.04955, equation 4). The value target of a step bootstraps from the two
+    smaller target critics at the true next observation; only the end of an episode by itself has no value.
+    """
+    length = batch.actions.shape[1]
+    with torch.no_grad():
+        next_obs = batch.obs[:, 1:]
+        next_z = model.encode(next_obs)
+        next_a, _ = model.sample_pi(next_z)
+        rewards = batch.rewards / model.reward_scale
+        not_terminated = discount * (~batch.terminated).to(rewards.dtype)
+        drawn = torch.randperm(model.config.num_q, device=rewards.device)[:2]
+        target = rewards + not_terminated * model.q(next_z, next_a, target=True)[drawn].amin(dim=0)
+        raw_target = rewards + not_terminated * model.target_raw_critics(next_obs, next_a)
+        rho = config.rho ** torch.arange(length, dtype=rewards.dtype, device=rewards.device)
+        weights = (rho * batch.valid * batch.weights[:, None]).T
+        weights = weights / weights.sum().clamp(min=1.0)
+    zs = [model.encode(batch.obs[:, 0])]
+    for k in range(length):
+        zs.append(model.next(zs[-1], batch.actions[:, k]))
+    predicted = torch.stack(zs[1:])
+    before, actions = torch.stack(zs[:-1]), batch.actions.transpose(0, 1)
+    x = torch.cat((before, actions), dim=-1)
+    heads = model.heads()
+    outputs = [head(x) for head in heads]
+    value_losses = torch.stack([head.loss(out, target.T) for head, out in zip(heads, outputs, strict=True)])
+    raw_outputs = model.raw_critics.outputs(batch.obs[:, :-1], batch.actions)
+    raw_losses = torch.stack([head.loss(out, raw_target) for head, out in raw_outputs])
+    errors = {
+        "consistency": (predicted - next_z.transpose(0, 1)).square().mean(dim=-1),
+        "reward": model.reward_head.loss(model.reward_head(x), rewards.T),
+        "value": value_losses.mean(dim=0),
+        "raw_value": raw_losses.mean(dim=0).T,
+    }
+    return ModelLosses(
+        losses={name: (weights * error).sum() for name, error in errors.items()},
+        zs=before.detach(),
+        weights=weights,
+        td_error=(heads[0].value(outputs[0][0]).detach() - target[:, 0]).abs(),
+    )
+
+
+def prior_loss(
+    model: TdWorldModel, zs: torch.Tensor, weights: torch.Tensor, entropy_coef: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``−Q(z, pi(z))`` in units of ``value_unit``, less the prior's entropy; for the prior's parameters alone.
+
+    Args:
+        model: The model.
+        zs: Latent states, shape (length, batch, latent_dim).
+        weights: Their weights, of sum 1, shape (length, batch).
+        entropy_coef: Weight of the entropy.
+
+    Returns:
+        The scalar loss, and the values without gradient, shape (length, batch).
+    """
+    actions, log_prob = model.sample_pi(zs)
+    values = model.q(zs, actions)[:2].amin(dim=0)
+    return (weights * (entropy_coef * log_prob - values / model.value_unit)).sum(), values.detach()
+
+
+def plan_loss(policy: PlanPolicy, batch: Replayed, num_plans: int) -> torch.Tensor:
+    """``−min(Q_s1, Q_s2)(o, a*_0)`` in units of ``value_unit``: the policy gradient through the plan.
+
+    DiffTORI, arXiv 2402.05421, section 3. Only plans that have converged pass a gradient on: before, it means nothing.
+    """
+    model, obs = policy.world_model, batch.obs[:num_plans, 0]
+    solution = policy.plan(obs)
+    weights = solution.converged * (batch.weights * batch.valid[:, 0])[:num_plans]
+    values = model.raw_critics(obs, solution.action) / model.value_unit
+    return -(weights * values).sum() / num_plans

@@ -1,0 +1,71 @@
+"""Observation groups to first planned actions, at a planning horizon that may change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from tensordict import TensorDict
+from torch import nn
+
+from difftori_isaac.policies.planner import SolverStatistics
+from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.trajopt.layer import TrajOptLayer
+from difftori_isaac.trajopt.solution import TrajOptSolution
+from difftori_isaac.world_models.td import TdWorldModel
+
+
+class PlanPolicy(nn.Module):
+    """Plans with a temporal-difference world model; actions lie within −1 to 1 before they are scaled.
+
+    A plan is a function of the observations alone: it starts from the prior rolled out through the model.
+    """
+
+    def __init__(
+        self, world_model: TdWorldModel, trajopt: TrajOptConfig, *, act_with: Literal["plan", "prior"], scale: float
+    ) -> None:
+        """Build one layer for each horizon up to ``trajopt.horizon``, and plan once.
+
+        Raises:
+            ValueError: If the settings do not fit each other, the model or the number of actions.
+        """
+        super().__init__()
+        if trajopt.objective == "least_squares" and not world_model.residual_heads:
+            config = world_model.config
+            raise ValueError(
+                f"trajopt.objective is 'least_squares', but world_model.reward_head is {config.reward_head!r} and "
+                f"world_model.value_head is {config.value_head!r}; allowed: trajopt.objective=return, or both residual"
+            )
+        low = -1.0 if trajopt.action_low is None else trajopt.action_low
+        high = 1.0 if trajopt.action_high is None else trajopt.action_high
+        trajopt = replace(trajopt, action_low=low, action_high=high)
+        self.world_model, self.act_with, self.scale = world_model, act_with, scale
+        self.layers = [TrajOptLayer(replace(trajopt, horizon=h + 1)) for h in range(trajopt.horizon)]
+        self.horizon = trajopt.horizon
+        """Planning horizon [steps]."""
+        self.statistics = SolverStatistics()
+        self.output_std = torch.zeros(world_model.action_dim)
+        """Standard deviation of the exploration noise, in the units of the environment's actions, (action_dim,)."""
+        with torch.no_grad():
+            self.layers[-1](world_model, z0 := torch.zeros(1, world_model.config.latent_dim), self._prior_plan(z0))
+
+    def plan(self, obs: TensorDict) -> TrajOptSolution:
+        """Plans for observation groups, batch size (num_envs,); counted in ``statistics``."""
+        z0 = self.world_model.encode(obs)
+        solution = self.layers[self.horizon - 1](self.world_model, z0, self._prior_plan(z0))
+        self.statistics.add(solution)
+        return solution
+
+    def action(self, obs: TensorDict) -> torch.Tensor:
+        """Actions without noise, within −1 to 1, shape (num_envs, action_dim)."""
+        if self.act_with == "prior":
+            return self.world_model.pi(self.world_model.encode(obs))
+        return self.plan(obs).action
+
+    def forward(self, obs: TensorDict) -> torch.Tensor:
+        """Actions without noise as the environment takes them, shape (num_envs, action_dim)."""
+        return self.scale * self.action(obs.to(self.output_std.device))
+
+    def _prior_plan(self, z0: torch.Tensor) -> torch.Tensor:
+        return self.world_model.prior_plan(z0, self.horizon)

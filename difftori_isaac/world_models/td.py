@@ -1,0 +1,269 @@
+"""A latent world model trained by temporal differences: encoder, dynamics, reward, critics and policy prior."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import cast
+
+import torch
+from tensordict import TensorDict
+from torch import nn
+from torch.func import jvp, vjp, vmap
+
+from difftori_isaac.trajopt.problem import Derivatives
+from difftori_isaac.world_models.mlp import LinearizedMLP
+from difftori_isaac.world_models.td_config import TdWorldModelConfig
+from difftori_isaac.world_models.td_networks import PIXELS, Features, Head, SimNorm, network, random_shift
+
+
+class TdWorldModel(nn.Module):
+    """The world model of the TD-MPC family (arXiv 2203.04955, 2310.16828), as the planner needs it.
+
+    Always a ``ReturnModel``, whose terminal value is the smaller of two critics at the prior's action. With
+    ``residual`` heads also a ``StructuredModel`` whose squared residuals are exactly that return, up to a constant.
+    The planner sees rewards and values in units of ``value_unit``.
+    """
+
+    reward_scale: torch.Tensor
+    """Reward of the environment that counts as 1."""
+    value_unit: torch.Tensor
+    """Range of the critics' values, at least 1: the unit of the planner's cost."""
+
+    def __init__(
+        self, obs: TensorDict, groups: list[str], action_dim: int, config: TdWorldModelConfig, *, return_unit: float
+    ) -> None:
+        """Build the networks.
+
+        Args:
+            obs: Observations of the environment, batch size (num_envs,).
+            groups: Observation groups that are encoded, flat ones and ``pixels``.
+            action_dim: Number of actions.
+            config: Settings.
+            return_unit: Order of magnitude of returns when rewards are of order one.
+        """
+        super().__init__()
+        self.config, self.groups, self.action_dim = config, groups, action_dim
+        latent_dim, step_dim = config.latent_dim, config.latent_dim + action_dim
+        self.features = Features(obs, groups, config.pixel_channels)
+        self.encoder = network(self.features.out_dim, config.encoder_dims, latent_dim, config)
+        self.dynamics = network(step_dim, config.hidden_dims, latent_dim, config)
+        self.normalized = config.latent_norm == "simnorm"
+        if self.normalized:
+            self.encoder.append(SimNorm(config.simnorm_dim))
+            self.dynamics.append(SimNorm(config.simnorm_dim))
+        self.reward_head = Head(step_dim, config.reward_head, config, unit=1.0)
+        self.critics = nn.ModuleList(
+            Head(step_dim, config.value_head, config, unit=return_unit) for _ in range(config.num_q)
+        )
+        self.prior = network(
+            latent_dim, config.hidden_dims, action_dim * (2 if config.prior == "gaussian" else 1), config
+        )
+        self.raw_critics = RawCritics(obs, groups, action_dim, config, return_unit=return_unit)
+        self.target_critics = deepcopy(self.critics).requires_grad_(False)
+        self.target_raw_critics = deepcopy(self.raw_critics).requires_grad_(False)
+        self.register_buffer("reward_scale", torch.ones(()))
+        self.register_buffer("value_unit", torch.ones(()))
+
+    @property
+    def residual_heads(self) -> bool:
+        """Whether the return is a sum of squares."""
+        return self.config.reward_head == self.config.value_head == "residual"
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters that a plan depends on, by what they are for."""
+        modules = {
+            "encoder": [self.features, self.encoder],
+            "dynamics": [self.dynamics],
+            "reward": [self.reward_head],
+            "q": [self.critics],
+            "prior": [self.prior],
+        }
+        return {name: [p for module in part for p in module.parameters()] for name, part in modules.items()}
+
+    @torch.no_grad()
+    def update_targets(self, tau: float) -> None:
+        """Move the target critics a step ``tau`` towards the critics."""
+        pairs = ((self.target_critics, self.critics), (self.target_raw_critics, self.raw_critics))
+        for target, source in pairs:
+            torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), tau)
+
+    @torch.no_grad()
+    def update_value_unit(self, values: torch.Tensor, tau: float) -> None:
+        """Move ``value_unit`` a step ``tau`` towards the range from the 5th to the 95th percentile of ``values``."""
+        if self.config.value_scale == "percentile":
+            low, high = torch.quantile(values.flatten(), values.new_tensor((0.05, 0.95)))
+            self.value_unit.lerp_((high - low).clamp(min=1.0), tau)
+
+    def augment(self, obs: TensorDict) -> TensorDict:
+        """Observations of sub-sequences, batch size (batch, time), with randomly shifted images."""
+        if PIXELS not in self.groups:
+            return obs
+        return obs.clone(recurse=False).set(PIXELS, random_shift(obs[PIXELS], self.config.pixel_shift))
+
+    def encode(self, obs: TensorDict | torch.Tensor) -> torch.Tensor:
+        """Latent states, shape (*batch_size, latent_dim), of observation groups or of their features."""
+        return self.encoder(obs if isinstance(obs, torch.Tensor) else self.features(obs))
+
+    def next(self, z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """Next latent states, shape (num_envs, latent_dim)."""
+        change = self.dynamics(torch.cat((z, a), dim=-1))
+        return change if self.normalized else z + change
+
+    def pi(self, z: torch.Tensor) -> torch.Tensor:
+        """The prior's actions, its mean if it is a Gaussian, shape (num_envs, action_dim)."""
+        return self.prior(z)[..., : self.action_dim].tanh()
+
+    def sample_pi(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Actions drawn from the prior, shape (*batch, action_dim), and their log-probability, shape (*batch,).
+
+        The log-probability of a deterministic prior is zero.
+        """
+        if self.config.prior == "deterministic":
+            return self.pi(z), torch.zeros_like(z[..., 0])
+        mean, log_std = self.prior(z).chunk(2, dim=-1)
+        low, high = self.config.log_std_min, self.config.log_std_max
+        log_std = low + 0.5 * (high - low) * (log_std.tanh() + 1.0)
+        noise = torch.randn_like(mean)
+        raw = mean + log_std.exp() * noise
+        log_prob = -0.5 * noise.square() - log_std - 0.9189385332
+        squash = 2.0 * (0.6931471806 - raw - nn.functional.softplus(-2.0 * raw))  # log(1 − tanh²)
+        return raw.tanh(), (log_prob - squash).sum(dim=-1)
+
+    def q(self, z: torch.Tensor, a: torch.Tensor, *, target: bool = False) -> torch.Tensor:
+        """Values of all critics, shape (num_q, *batch)."""
+        x = torch.cat((z, a), dim=-1)
+        return torch.stack([head.value(head(x)) for head in self.heads(target=target)])
+
+    def reward(self, z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """Predicted rewards in units of ``value_unit``, shape (num_envs,)."""
+        return self.reward_head.value(self.reward_head(torch.cat((z, a), dim=-1))) / self.value_unit
+
+    def terminal_value(self, z: torch.Tensor) -> torch.Tensor:
+        """The smaller of the first two critics at the prior's action, in units of ``value_unit``, shape (num_envs,)."""
+        x = torch.cat((z, self.pi(z)), dim=-1)
+        first, second = (head.value(head(x)) for head in self.heads()[:2])
+        return torch.minimum(first, second) / self.value_unit
+
+    def prior_plan(self, z0: torch.Tensor, horizon: int) -> torch.Tensor:
+        """The prior rolled out through the dynamics, shape (num_envs, horizon, action_dim)."""
+        z, actions = z0, []
+        for t in range(horizon):
+            actions.append(self.pi(z))
+            if t < horizon - 1:
+                z = self.next(z, actions[-1])
+        return torch.stack(actions, dim=1)
+
+    def stage_residual(self, z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """Reward residual φ, shape (num_envs, num_residuals); of ``residual`` heads."""
+        return self.value_unit.rsqrt() * self.reward_head(torch.cat((z, a), dim=-1))
+
+    def terminal_residual(self, z: torch.Tensor) -> torch.Tensor:
+        """Residual ψ of the smaller critic and of its maximum's lag, shape (num_envs, num_residuals + 1)."""
+        x = torch.cat((z, self.pi(z)), dim=-1)
+        return self._smaller(*(head(x) for head in self.heads()[:2]))[0]
+
+    def next_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
+        """Derivatives of :meth:`next`."""
+        net, sizes = _linearize(self.dynamics, torch.cat((z, a), dim=-1)), (z.shape[-1], a.shape[-1])
+        if self.normalized:
+            return _split(net, sizes)
+
+        def pull(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            z_rows, a_rows = net.pull(rows)[0].split(sizes, dim=-1)
+            return rows + z_rows, a_rows
+
+        return Derivatives(
+            value=z + net.value,
+            push=lambda z_rows, a_rows: z_rows + net.push(torch.cat((z_rows, a_rows), dim=-1)),
+            pull=pull,
+        )
+
+    def stage_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
+        """Derivatives of :meth:`stage_residual`."""
+        net, scale = _linearize(self.reward_head.net, torch.cat((z, a), dim=-1)), self.value_unit.rsqrt()
+        scaled = Derivatives(
+            scale * net.value, lambda rows: scale * net.push(rows), lambda rows: net.pull(scale * rows)
+        )
+        return _split(scaled, (z.shape[-1], a.shape[-1]))
+
+    def terminal_derivatives(self, z: torch.Tensor) -> Derivatives:
+        """Derivatives of :meth:`terminal_residual`."""
+        prior = _linearize(self.prior, z)
+        action = prior.value[..., : self.action_dim].tanh()
+        slope = 1.0 - action.square()
+        x = torch.cat((z, action), dim=-1)
+        first, second = (_linearize(head.net, x) for head in self.heads()[:2])
+        value, scale, chosen = self._smaller(first.value, second.value)
+        num_unused = prior.value.shape[-1] - self.action_dim
+
+        def push(z_rows: torch.Tensor) -> torch.Tensor:
+            rows = torch.cat((z_rows, slope * prior.push(z_rows)[..., : self.action_dim]), dim=-1)
+            rows = scale * torch.where(chosen, first.push(rows), second.push(rows))
+            return nn.functional.pad(rows, (0, 1))
+
+        def pull(rows: torch.Tensor) -> tuple[torch.Tensor]:
+            rows = scale * rows[..., :-1]
+            (of_first,), (of_second,) = first.pull(rows * chosen), second.pull(rows * ~chosen)
+            z_rows, a_rows = (of_first + of_second).split((z.shape[-1], self.action_dim), dim=-1)
+            return (z_rows + prior.pull(nn.functional.pad(slope * a_rows, (0, num_unused)))[0],)
+
+        return Derivatives(value, push, pull)
+
+    def heads(self, *, target: bool = False) -> list[Head]:
+        """The critics, or their slow copies."""
+        return cast("list[Head]", list(self.target_critics if target else self.critics))
+
+    def _smaller(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Residual of the critic with the smaller value, its scale, and where it is the first, (num_envs, 1).
+
+        A last component makes up for the critics' different maxima, so that half the square is, up to one constant
+        for all, the smaller value.
+        """
+        one, two = self.heads()[:2]
+        assert one.maximum is not None and two.maximum is not None
+        scale = (one.unit / self.value_unit).sqrt()
+        chosen = (one.normalized(first) <= two.normalized(second))[..., None]
+        maximum = torch.where(chosen, one.maximum, two.maximum).detach()
+        lag = (2.0 * (torch.maximum(one.maximum, two.maximum).detach() - maximum)).sqrt()
+        return scale * torch.cat((torch.where(chosen, first, second), lag), dim=-1), scale, chosen
+
+
+class RawCritics(nn.Module):
+    """Twin critics Q_s on observations instead of latent states, which judge plans without trusting the model."""
+
+    def __init__(
+        self, obs: TensorDict, groups: list[str], action_dim: int, config: TdWorldModelConfig, *, return_unit: float
+    ) -> None:
+        """Build the networks; the arguments are those of :class:`TdWorldModel`."""
+        super().__init__()
+        self.features = Features(obs, groups, config.pixel_channels)
+        in_dim = self.features.out_dim + action_dim
+        self.heads = nn.ModuleList(Head(in_dim, config.value_head, config, unit=return_unit) for _ in range(2))
+
+    def outputs(self, obs: TensorDict, a: torch.Tensor) -> list[tuple[Head, torch.Tensor]]:
+        """Both heads and what they give, shape (*batch, out_dim)."""
+        x = torch.cat((self.features(obs), a), dim=-1)
+        return [(head, head(x)) for head in cast("list[Head]", list(self.heads))]
+
+    def forward(self, obs: TensorDict, a: torch.Tensor) -> torch.Tensor:
+        """The smaller value, shape (*batch,)."""
+        first, second = (head.value(output) for head, output in self.outputs(obs, a))
+        return torch.minimum(first, second)
+
+
+def _linearize(net: nn.Sequential, x: torch.Tensor) -> Derivatives:
+    """A network's derivatives with respect to its one input; by matrix products if it has no normalisations."""
+    if not any(isinstance(layer, nn.LayerNorm | SimNorm) for layer in net):
+        linear = LinearizedMLP(net, x)
+        return Derivatives(linear.value, linear.push, lambda rows: (linear.pull(rows),))
+    value, pull, *_ = vjp(net, x)
+    return Derivatives(value, vmap(lambda rows: jvp(net, (x,), (rows,))[1]), vmap(pull))
+
+
+def _split(net: Derivatives, sizes: tuple[int, int]) -> Derivatives:
+    """Derivatives with respect to state and action of a network of both."""
+    return Derivatives(
+        value=net.value,
+        push=lambda z_rows, a_rows: net.push(torch.cat((z_rows, a_rows), dim=-1)),
+        pull=lambda rows: net.pull(rows)[0].split(sizes, dim=-1),
+    )

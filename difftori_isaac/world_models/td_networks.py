@@ -1,0 +1,149 @@
+"""Parts of a temporal-difference world model: encoders, heads and normalisations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import prod
+
+import torch
+from rsl_rl.utils import resolve_nn_activation
+from tensordict import TensorDict
+from torch import nn
+from torch.nn import functional as F
+
+from difftori_isaac.world_models.td_config import HeadName, TdWorldModelConfig
+
+PIXELS = "pixels"
+"""Observation group of images, uint8 of shape (num_envs, channels, height, width)."""
+
+
+class SimNorm(nn.Module):
+    """Simplicial normalisation: a softmax over each group of components (TD-MPC2, arXiv 2310.16828, equation 5)."""
+
+    def __init__(self, dim: int) -> None:
+        """Take the components of a group."""
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Normalised latent states, of the shape of ``z``."""
+        return z.unflatten(-1, (-1, self.dim)).softmax(dim=-1).flatten(-2)
+
+
+def network(in_dim: int, hidden_dims: Iterable[int], out_dim: int, config: TdWorldModelConfig) -> nn.Sequential:
+    """Linear layers with, between them, the layer normalisation and the activation of ``config``."""
+    layers: list[nn.Module] = []
+    for width in hidden_dims:
+        layers.append(nn.Linear(in_dim, width))
+        if config.layer_norm:
+            layers.append(nn.LayerNorm(width))
+        layers.append(resolve_nn_activation(config.activation))
+        in_dim = width
+    return nn.Sequential(*layers, nn.Linear(in_dim, out_dim))
+
+
+class Features(nn.Module):
+    """Observation groups as one vector: flat groups as they are, then convolutions over the group ``pixels``."""
+
+    def __init__(self, obs: TensorDict, groups: list[str], channels: int) -> None:
+        """Size the convolutions for ``obs``, batch size (num_envs,)."""
+        super().__init__()
+        self.flat = [name for name in groups if name != PIXELS]
+        self.out_dim = sum(prod(obs[name].shape[1:]) for name in self.flat)
+        self.convolutions: nn.Sequential | None = None
+        if PIXELS in groups:
+            layers, in_channels = [], obs[PIXELS].shape[1]
+            for kernel in (7, 5, 3, 3):
+                layers += [nn.Conv2d(in_channels, channels, kernel, stride=2), nn.ReLU()]
+                in_channels = channels
+            self.convolutions = nn.Sequential(*layers, nn.Flatten())
+            with torch.no_grad():
+                self.out_dim += self.convolutions(torch.zeros(1, *obs[PIXELS].shape[1:])).shape[1]
+
+    def forward(self, obs: TensorDict) -> torch.Tensor:
+        """Shape (*batch_size, out_dim)."""
+        batch = obs.batch_size
+        parts = [obs[name].flatten(len(batch)) for name in self.flat]
+        if self.convolutions is not None:
+            images = obs.get(PIXELS).flatten(0, len(batch) - 1) / 255.0 - 0.5
+            parts.append(self.convolutions(images).unflatten(0, batch))
+        return torch.cat(parts, dim=-1)
+
+
+def random_shift(images: torch.Tensor, pad: int) -> torch.Tensor:
+    """Images shifted by up to ``pad`` pixels each way, their border repeated (DrQ, arXiv 2004.13649).
+
+    Args:
+        images: Shape (batch, time, channels, height, width); all images of a sequence are shifted alike.
+        pad: Largest shift [pixels].
+    """
+    if pad == 0:
+        return images
+    batch, time, _, height, width = images.shape
+    padded = F.pad(images.flatten(0, 1).float(), (pad, pad, pad, pad), mode="replicate").unflatten(0, (batch, time))
+    rows, columns = torch.randint(2 * pad + 1, (2, batch, 1), device=images.device)
+    rows = rows + torch.arange(height, device=images.device)
+    columns = columns + torch.arange(width, device=images.device)
+    index = torch.arange(batch, device=images.device)[:, None, None]
+    shifted = padded.permute(0, 3, 4, 1, 2)[index, rows[:, :, None], columns[:, None, :]]
+    return shifted.permute(0, 3, 4, 1, 2).to(images.dtype)
+
+
+def symlog(x: torch.Tensor) -> torch.Tensor:
+    """Symmetric logarithm ``sign(x) log(1 + |x|)``."""
+    return x.sign() * x.abs().log1p()
+
+
+def symexp(x: torch.Tensor) -> torch.Tensor:
+    """Inverse of :func:`symlog`."""
+    return x.sign() * x.abs().expm1()
+
+
+def two_hot(x: torch.Tensor, bins: torch.Tensor) -> torch.Tensor:
+    """Probabilities, shape (*x.shape, num_bins), on the two bins around ``symlog(x)``, whose mean it is."""
+    width = bins[1] - bins[0]
+    place = ((symlog(x).clamp(bins[0], bins[-1]) - bins[0]) / width)[..., None]
+    return (1.0 - (place - torch.arange(len(bins), dtype=x.dtype, device=x.device)).abs()).clamp(min=0.0)
+
+
+class Head(nn.Module):
+    """A network that predicts a number: as it is, as a distribution over bins, or as a maximum less squares.
+
+    What is predicted is ``unit`` times a number of order one, except from bins, whose range is logarithmic.
+    """
+
+    bins: torch.Tensor
+
+    def __init__(self, in_dim: int, kind: HeadName, config: TdWorldModelConfig, *, unit: float) -> None:
+        """Build the network for inputs of width ``in_dim``."""
+        super().__init__()
+        self.kind, self.unit = kind, 1.0 if kind == "two_hot" else unit
+        out_dim = {"scalar": 1, "two_hot": config.num_bins, "residual": config.num_residuals}[kind]
+        self.net = network(in_dim, config.hidden_dims, out_dim, config)
+        self.maximum = nn.Parameter(torch.zeros(())) if kind == "residual" else None
+        self.register_buffer("bins", torch.linspace(config.vmin, config.vmax, config.num_bins), persistent=False)
+        with torch.no_grad():
+            for parameter in self.net[-1].parameters():
+                parameter.mul_(config.head_scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What the network gives: a number, logits or residuals, shape (*batch, out_dim)."""
+        return self.net(x)
+
+    def normalized(self, output: torch.Tensor) -> torch.Tensor:
+        """Prediction of ``output`` in this head's unit, shape (*batch,)."""
+        if self.kind == "two_hot":
+            return symexp((output.softmax(dim=-1) * self.bins).sum(dim=-1))
+        if self.maximum is None:
+            return output[..., 0]
+        return self.maximum - 0.5 * output.square().sum(dim=-1)
+
+    def value(self, output: torch.Tensor) -> torch.Tensor:
+        """Prediction of ``output``, shape (*batch,)."""
+        return self.unit * self.normalized(output)
+
+    def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Squared error in this head's unit, or cross entropy, of the shape of ``target``."""
+        if self.kind == "two_hot":
+            return -(two_hot(target, self.bins) * output.log_softmax(dim=-1)).sum(dim=-1)
+        return (self.normalized(output) - target / self.unit).square()
