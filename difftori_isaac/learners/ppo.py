@@ -14,6 +14,7 @@ from rsl_rl.utils import resolve_obs_groups
 from tensordict import TensorDict
 from torch import nn
 
+from difftori_isaac.learners import averaging
 from difftori_isaac.learners.config import ALGORITHM_SETTINGS, ModelLossConfig, PPOConfig
 from difftori_isaac.learners.losses import model_losses, sample_sequences
 from difftori_isaac.policies.planner import TrajOptPlanner
@@ -61,20 +62,22 @@ class TrajOptPPO(PPO):
             **kwargs: See rsl_rl's PPO.
 
         Raises:
-            ValueError: If the sub-sequences are longer than the rollout, another optimizer than Adam is asked for, or
-                training is distributed.
+            ValueError: If the sub-sequences are longer than the rollout, or another optimizer than Adam is asked for.
         """
         super().__init__(*args, **kwargs)
         if kwargs.get("optimizer", "adam") != "adam":
             raise ValueError(f"optimizer is {kwargs['optimizer']!r}; allowed with a trajectory optimizer: adam")
-        if self.is_multi_gpu:
-            raise ValueError("distributed training of a trajectory-optimizer policy is not available yet; use one GPU")
         if not isinstance(model_losses, ModelLossConfig):
             model_losses = ModelLossConfig(**(model_losses or {}))
         if model_losses.horizon > self.storage.num_transitions_per_env:
             raise ValueError(
                 f"learner.model_losses.horizon is {model_losses.horizon}; allowed: at most "
                 f"learner.num_steps_per_env = {self.storage.num_transitions_per_env}"
+            )
+        if not self.planner.layer.config.train_through_plan:
+            raise ValueError(
+                "trajopt.train_through_plan is False, which leaves PPO no gradient of the policy; "
+                "allowed: true, or learner=model_based"
             )
         model = self.world_model
         plan = [*model.dynamics.parameters(), *model.reward_head.parameters(), *model.value_head.parameters()]
@@ -143,7 +146,7 @@ class TrajOptPPO(PPO):
         if config.num_updates == 0 or self._last_obs is None:
             return {}
         with torch.no_grad():
-            model.update_return_statistics(st.returns)
+            model.update_return_statistics(averaging.join(st.returns, dim=1))
             last = self._last_obs.unsqueeze(0)
             obs = torch.cat([self._raw_actor.get_latent(part) for part in (st.observations, last)])
             rollout = (obs, st.actions, *(tensor.squeeze(-1) for tensor in (st.rewards, st.returns, st.dones)))
@@ -156,6 +159,7 @@ class TrajOptPPO(PPO):
             total = torch.stack([getattr(config, f"{name}_coef") * loss for name, loss in losses.items()]).sum()
             self.model_optimizer.zero_grad()
             total.backward()
+            averaging.average_gradients(model.parameters())
             nn.utils.clip_grad_norm_(model.parameters(), self.max_grad_norm)
             self.model_optimizer.step()
             sums = {name: sums.get(name, 0.0) + loss.detach() for name, loss in losses.items()}
@@ -197,6 +201,7 @@ def build_ppo(
     critic = MLPModel(obs, obs_groups, "critic", 1, hidden_dims, activation, settings["obs_normalization"])
     storage = RolloutStorage("rl", env.num_envs, settings["num_steps_per_env"], obs, [env.num_actions], device)
     algorithm = {name: settings[name] for name in ALGORITHM_SETTINGS}
+    algorithm["multi_gpu_cfg"] = averaging.process_info()
     if policy == "trajopt":
         return TrajOptPPO(
             actor,

@@ -8,7 +8,7 @@ import random
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ class Checkpoint:
     """The window over which the mean return is taken."""
     best_return: float | None
     """Highest mean return of a checkpoint so far."""
+    others: list[dict[str, Any]] = field(default_factory=list)
+    """``rng`` and ``episodes`` of ranks 1, 2, ... of a training in several processes."""
 
 
 def rng_state() -> dict[str, Any]:

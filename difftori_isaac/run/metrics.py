@@ -6,9 +6,9 @@ import csv
 import re
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -37,11 +37,36 @@ COLUMNS = (
 Row = dict[str, float | None]
 
 
+class _Collected(NamedTuple):
+    """What a process saw since its last summary."""
+
+    window: list[tuple[float, float]]
+    num_finished: int
+    sums: dict[str, float]
+    weights: dict[str, int]
+    num_nonfinite: int
+
+
 class EpisodeStatistics:
     """Returns and lengths of finished episodes, without a device synchronisation per step."""
 
-    def __init__(self, num_envs: int, device: str, success_rate: Callable[[Mapping[str, Any]], float | None]) -> None:
+    def __init__(
+        self,
+        num_envs: int,
+        device: str,
+        success_rate: Callable[[Mapping[str, Any]], float | None],
+        gather: Callable[[_Collected], list[_Collected]] = lambda collected: [collected],
+    ) -> None:
+        """Begin with empty statistics.
+
+        Args:
+            num_envs: Environments of this process.
+            device: Their device.
+            success_rate: Share of successes in the extras of a step.
+            gather: Gives what all processes collected for what this one did.
+        """
         self._success_rate = success_rate
+        self._gather = gather
         self._returns = torch.zeros(num_envs, device=device)
         self._lengths = torch.zeros(num_envs, device=device)
         self._window: deque[tuple[float, float]] = deque(maxlen=WINDOW)
@@ -76,13 +101,12 @@ class EpisodeStatistics:
     def summary(self) -> tuple[Row, dict[str, float]]:
         """Statistics of the steps since the last call: columns of metrics.csv, and means of the environment's own log.
 
-        What the environment logs at the end of episodes is weighted by the number of episodes that ended. Where no
-        episode ended, there is nothing to report: the columns are None.
+        They are those of all processes. What the environment logs at the end of episodes is weighted by the number of
+        episodes that ended. Where no episode ended, there is nothing to report: the columns are None.
         """
         steps = torch.stack(self._steps).transpose(1, 2).flatten(0, 1).cpu()
         finished = steps[steps[:, 0] > 0, 1:].tolist()
         self._window.extend((episode_return, length) for episode_return, length in finished)
-        row: Row = dict.fromkeys(("mean_return", "mean_episode_length", "success_rate"))
         sums: dict[str, float] = {}
         weights: dict[str, int] = {}
         for count, success, log in self._logs:
@@ -90,14 +114,10 @@ class EpisodeStatistics:
                 for key, value in {**log, **({} if success is None else {"success_rate": success})}.items():
                     sums[key] = sums.get(key, 0.0) + ended * float(value)
                     weights[key] = weights.get(key, 0) + ended
-        means = {key: sums[key] / weights[key] for key in sums}
-        if finished:
-            row["mean_return"], row["mean_episode_length"] = (sum(v) / len(v) for v in zip(*self._window, strict=True))
-            row["success_rate"] = means.pop("success_rate", None)
-        row["nonfinite_envs"] = int(self.nonfinite.sum())
+        collected = _Collected(list(self._window), len(finished), sums, weights, int(self.nonfinite.sum()))
         self._steps, self._logs = [], []
         self.nonfinite = torch.zeros_like(self.nonfinite)
-        return row, means
+        return _summary(self._gather(collected))
 
     def state_dict(self) -> dict[str, Any]:
         """The window of finished episodes. Running episodes belong to the environment and restart with it."""
@@ -106,6 +126,29 @@ class EpisodeStatistics:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what :meth:`state_dict` gave."""
         self._window = deque((tuple(item) for item in state["window"]), maxlen=WINDOW)
+
+
+def _summary(parts: Sequence[_Collected]) -> tuple[Row, dict[str, float]]:
+    row: Row = dict.fromkeys(("mean_return", "mean_episode_length", "success_rate"))
+    sums: dict[str, float] = {}
+    weights: dict[str, int] = {}
+    for part in parts:
+        for key in part.sums:
+            sums[key] = sums.get(key, 0.0) + part.sums[key]
+            weights[key] = weights.get(key, 0) + part.weights[key]
+    means = {key: sums[key] / weights[key] for key in sums}
+    if any(part.num_finished for part in parts):
+        window = [episode for part in parts for episode in part.window]
+        row["mean_return"], row["mean_episode_length"] = (sum(v) / len(v) for v in zip(*window, strict=True))
+        row["success_rate"] = means.pop("success_rate", None)
+    row["nonfinite_envs"] = sum(part.num_nonfinite for part in parts)
+    return row, means
+
+
+def merged(losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The losses and statistics of all processes as one: failures are added up, everything else is averaged."""
+    sums = {name: sum(part[name] for part in losses) for name in losses[0]}
+    return {name: value if name.endswith("_failures") else value / len(losses) for name, value in sums.items()}
 
 
 class MetricsFile:

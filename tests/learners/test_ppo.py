@@ -120,8 +120,6 @@ def test_what_would_be_ignored_is_refused(env):
     parts = (algorithm.actor, algorithm.critic, algorithm.storage)
     with pytest.raises(ValueError, match="optimizer is 'sgd'; allowed with a trajectory optimizer: adam"):
         TrajOptPPO(*parts, optimizer="sgd")
-    with pytest.raises(ValueError, match="distributed training"):
-        TrajOptPPO(*parts, multi_gpu_cfg={"global_rank": 0, "local_rank": 0, "world_size": 2})
 
 
 def test_runs_under_rsl_rls_own_runner(env, tmp_path):
