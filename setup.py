@@ -16,6 +16,6 @@ setup(
     package_data={
         "difftori_isaac.tasks": ["**/*.usda", "**/*.yaml"],
         "difftori_isaac.configs": ["**/*.yaml"],
-        "difftori_isaac": ["py.typed"],
+        "difftori_isaac": ["py.typed", "run/templates/*.html"],
     },
 )

@@ -68,6 +68,10 @@ class TrajOptActor(MLPModel):
             world_model if isinstance(world_model, WorldModelConfig) else WorldModelConfig(**(world_model or {})),
         )
 
+    def planned_actions(self, obs: TensorDict) -> torch.Tensor:
+        """The whole plans whose first actions the policy takes, shape (num_envs, horizon, num_actions)."""
+        return self.planner.plan(self.get_latent(obs)).actions
+
     def as_jit(self) -> nn.Module:
         """The deterministic policy as TorchScript on the CPU, observations (num_envs, obs_dim) to actions.
 

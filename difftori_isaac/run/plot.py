@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,25 +50,40 @@ def plot(overrides: Overrides) -> None:
         RunError: If the picture cannot be written.
     """
     config = compose(PlotConfig, overrides)
-    patterns = [config.runs] if isinstance(config.runs, str) else config.runs
-    run_dirs = sorted({Path(found) for pattern in patterns for found in glob.glob(pattern)})  # noqa: PTH207 (absolute patterns)
-    run_dirs = [path for path in run_dirs if (path / "metrics.csv").is_file()]
-    if not run_dirs:
-        raise ConfigError(f"runs is {config.runs}, where no directory has a metrics.csv; allowed: run directories")
+    run_dirs = find_runs(config.runs)
     groups: dict[str, list[Curve]] = defaultdict(list)
     tasks: dict[str, None] = {}
     for run_dir in run_dirs:
         settings = yaml.safe_load((run_dir / "config.yaml").read_text())
         tasks[settings["task"]] = None
-        groups[_look_up(settings, config.label, run_dir)].append(read_curve(run_dir, config.x, config.y))
+        groups[look_up(settings, config.label, run_dir)].append(read_curve(run_dir, config.x, config.y))
     _draw(config, groups, config.title or ", ".join(tasks))
     print(f"{len(run_dirs)} runs of {', '.join(groups)} written to {config.output}")
 
 
-def _look_up(settings: dict[str, Any], key: str, run_dir: Path) -> str:
+def find_runs(runs: str | Sequence[str]) -> list[Path]:
+    """Run directories that a pattern, or any of a list of patterns, matches.
+
+    Raises:
+        ConfigError: If there are none.
+    """
+    patterns = [runs] if isinstance(runs, str) else runs
+    found = sorted({Path(path) for pattern in patterns for path in glob.glob(pattern)})  # noqa: PTH207 (absolute patterns)
+    run_dirs = [path for path in found if (path / "metrics.csv").is_file()]
+    if not run_dirs:
+        raise ConfigError(f"runs is {runs}, where no directory has a metrics.csv; allowed: run directories")
+    return run_dirs
+
+
+def look_up(settings: Mapping[str, Any], key: str, run_dir: Path) -> str:
+    """The value of a dotted key of a run's configuration, as text.
+
+    Raises:
+        ConfigError: If there is no such key.
+    """
     value: Any = settings
     for name in key.split("."):
-        if not isinstance(value, dict) or name not in value:
+        if not isinstance(value, Mapping) or name not in value:
             raise ConfigError(f"label is {key}, which {run_dir / 'config.yaml'} has not; allowed: a key such as policy")
         value = value[name]
     return str(value)
@@ -90,7 +106,7 @@ def read_curve(run_dir: Path, x: str, y: str) -> Curve:
     return xs, ys
 
 
-def mean_curve(curves: list[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def mean_curve(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean and half width of its 95% interval (Student's t; 0 for one curve) where all curves are defined.
 
     Curves with different abscissae are interpolated linearly.

@@ -1,0 +1,135 @@
+"""What a run directory tells, read back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from difftori_isaac.run import checkpoint as checkpoints
+from difftori_isaac.run.errors import ConfigError
+from difftori_isaac.run.metrics import read_metrics
+
+
+@dataclass(frozen=True)
+class Results:
+    """The files of a run directory; what a run has not written is empty."""
+
+    run_dir: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Every setting.
+
+        Raises:
+            ConfigError: If the directory is no run's.
+        """
+        path = self.run_dir / "config.yaml"
+        if not path.is_file():
+            raise ConfigError(f"{self.run_dir} has no config.yaml; allowed: the directory of a run")
+        return yaml.safe_load(path.read_text())
+
+    @cached_property
+    def columns(self) -> dict[str, np.ndarray]:
+        """Columns of metrics.csv, shapes (num_iterations,); NaN where one is empty."""
+        path = self.run_dir / "metrics.csv"
+        rows = read_metrics(path) if path.is_file() else []
+        names = list(rows[0]) if rows else []
+        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+
+    @cached_property
+    def starts(self) -> list[dict[str, Any]]:
+        """Starts of the run, from run.json."""
+        return self._json("run.json").get("starts", [])
+
+    @cached_property
+    def evaluation(self) -> dict[str, Any]:
+        """The result of `scripts/evaluate.py`."""
+        return self._json("eval.json")
+
+    @property
+    def video(self) -> Path | None:
+        """The newest video."""
+        videos = (self.run_dir / "videos").glob("*.mp4")
+        return max(videos, key=lambda path: path.stat().st_mtime, default=None)
+
+    @property
+    def iteration(self) -> int:
+        """Iterations done."""
+        return int(self.last("iteration") or 0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has reached its last iteration."""
+        return self.iteration == self.config.get("max_iterations")
+
+    @property
+    def progress(self) -> str:
+        """Iterations done, of how many."""
+        return f"{self.iteration} of {self.config.get('max_iterations')} iterations"
+
+    @property
+    def status(self) -> str:
+        """Where the run is, in words."""
+        return f"{'finished' if self.finished else 'not finished'}, {self.progress}"
+
+    @cached_property
+    def best_return(self) -> float | None:
+        """Mean return of the best checkpoint; None if there is none yet."""
+        try:
+            return checkpoints.load(checkpoints.find(self.run_dir, "best")).best_return
+        except ConfigError:
+            return None
+
+    def last(self, column: str) -> float | None:
+        """The last value of a column; None if it has none."""
+        values = self._values(column)
+        return float(values[-1]) if len(values) else None
+
+    def mean(self, column: str) -> float | None:
+        """The mean of a column; None if it has no value."""
+        values = self._values(column)
+        return float(values.mean()) if len(values) else None
+
+    def total(self, column: str) -> float | None:
+        """The sum of a column; None if it has no value."""
+        values = self._values(column)
+        return float(values.sum()) if len(values) else None
+
+    @property
+    def env_steps_per_s(self) -> float | None:
+        """Environment steps per second over the whole run."""
+        steps, seconds = self.last("env_steps"), self.last("wall_time_s")
+        return steps / seconds if steps and seconds else None
+
+    def _values(self, column: str) -> np.ndarray:
+        values = self.columns.get(column, np.empty(0))
+        return values[np.isfinite(values)]
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self.run_dir / name
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + str(key): value}
+    return found
+
+
+def duration(seconds: float | None) -> str:
+    """Hours, minutes and seconds; a dash for none."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
