@@ -7,7 +7,6 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -21,19 +20,10 @@ from tensordict import TensorDict
 
 from difftori_isaac.envs.assets import find_remote_assets, require_reachable
 from difftori_isaac.envs.registry import load_kwargs, resolve_task
+from difftori_isaac.envs.vec_env import VecEnv, VideoRequest
 
 _SELECTORS = ("physics", "renderer", "presets")
 _CAMERA = "difftori_video_camera"
-
-
-@dataclass(frozen=True)
-class VideoRequest:
-    """Asks for a camera on the first environment. Drawing takes time in proportion to the number of environments."""
-
-    width: int = 640
-    """[pixel]."""
-    height: int = 480
-    """[pixel]."""
 
 
 def make_env(
@@ -120,6 +110,11 @@ def compose_env_cfg(task_id: str, overrides: Sequence[str] = ()) -> Any:
     return cfg
 
 
+def check_overrides(task_id: str, overrides: Sequence[str]) -> None:
+    """Raises ValueError if an override is wrong."""
+    compose_env_cfg(task_id, overrides)
+
+
 def load_ppo_settings(task_id: str) -> dict[str, Any]:
     """Returns the task's rsl_rl configuration as a plain dictionary, empty if it has none."""
     if load_kwargs(task_id).get("rsl_rl_cfg_entry_point") is None:
@@ -146,10 +141,10 @@ def load_task_defaults(task_id: str) -> dict[str, Any]:
     return yaml.safe_load(files(package).joinpath(file).read_text()) or {}
 
 
-class IsaacLabVecEnv(RslRlVecEnvWrapper):
+class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncompatibleVariableOverride]
     """Isaac Lab's rsl_rl wrapper with the habits of a long training run.
 
-    A NaN or infinite value stays in its environment: see :meth:`step`.
+    Drawing takes time in proportion to the number of environments.
     """
 
     def __init__(self, env: Any, *, clip_actions: float | None = None, runtime: ExitStack | None = None) -> None:
@@ -163,20 +158,21 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper):
         super().__init__(env, clip_actions=clip_actions)
         self._runtime = runtime or ExitStack()
 
+    @property
+    def step_dt(self) -> float:
+        """See :class:`VecEnv`."""
+        return self.unwrapped.step_dt
+
+    def reset(self, *, stagger: bool = False) -> tuple[TensorDict, dict[str, Any]]:
+        """See :class:`VecEnv`."""
+        obs, extras = super().reset()
+        if stagger:
+            ages = self.episode_length_buf
+            self.episode_length_buf = torch.randint_like(ages, high=int(self.max_episode_length))
+        return obs, extras
+
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
-        """Advances every environment by one control step and restarts those whose episode ends.
-
-        An environment whose observation or reward is not finite gets the reward 0, is done (and not timed out), and is
-        reset in the simulator; its observation is that of its new episode.
-
-        Args:
-            actions: Shape (num_envs, num_actions).
-
-        Returns:
-            Observations after the step, or of the new episode where one began; rewards, shape (num_envs,); dones,
-            shape (num_envs,); and extras: ``time_outs`` and ``nonfinite``, bool of shape (num_envs,); ``log``, what
-            Isaac Lab logged in this step alone; ``final_obs``, if an episode ended, the observations before restarts.
-        """
+        """See :class:`VecEnv`; ``log`` is what Isaac Lab logged."""
         env = self.unwrapped
         env.extras.pop("final_obs", None)
         env.extras["log"] = {}
@@ -198,7 +194,7 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper):
         return obs, rewards.masked_fill(nonfinite, 0.0), dones.masked_fill(nonfinite, 1), extras
 
     def success_rate(self, extras: Mapping[str, Any]) -> float | None:
-        """Returns the share of successes among the episodes that ended in a step; None if it has no such metric."""
+        """See :class:`VecEnv`."""
         log = extras.get("log", {})
         rates = [float(value) for name, value in log.items() if name.split("/")[-1] == "success_rate"]
         return rates[0] if rates and math.isfinite(rates[0]) else None
@@ -216,14 +212,14 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper):
         self.reset()
 
     def render_frame(self) -> np.ndarray:
-        """Draws the first environment as it is now: uint8, shape (height, width, 3)."""
+        """See :class:`VecEnv`."""
         scene = self.unwrapped.scene
         if _CAMERA not in scene.sensors:
             raise RuntimeError("The environment has no camera; pass video=VideoRequest() to make_env.")
         return scene[_CAMERA].data.output["rgb"].torch[0, ..., :3].cpu().numpy().copy()
 
     def close(self) -> None:
-        """Closes the environment and what it runs on."""
+        """See :class:`VecEnv`."""
         super().close()
         self._runtime.close()
 

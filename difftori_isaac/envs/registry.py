@@ -1,9 +1,9 @@
-"""Which tasks exist and how they are called: gym ids and their short aliases.
+"""Which tasks exist, how they are called and which simulator they need.
 
-A task is any gymnasium environment registered with an Isaac Lab configuration (gym kwarg ``env_cfg_entry_point``).
-Besides Isaac Lab's own, these are the tasks of every installed package that names a module in the entry-point group
-``isaaclab.tasks``; this project's tasks are found that way too. A task gives itself an alias with the gym kwarg
-``difftori_alias``. See ``docs/new_task.md``.
+A task is any gymnasium environment registered with an Isaac Lab configuration (gym kwarg ``env_cfg_entry_point``), or
+one of the DeepMind Control suite. Besides Isaac Lab's own, the former are the tasks of every installed package that
+names a module in the entry-point group ``isaaclab.tasks``; this project's tasks are found that way too. A task gives
+itself an alias with the gym kwarg ``difftori_alias``. See ``docs/new_task.md``.
 """
 
 from __future__ import annotations
@@ -13,64 +13,93 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal, cast
+
+from difftori_isaac.envs import dm_control_tasks
+
+if TYPE_CHECKING:
+    from difftori_isaac.envs.vec_env import Simulator
 
 ENTRY_POINT_GROUP = "isaaclab.tasks"
 
 
 class UnknownTaskError(ValueError):
-    """A task name is neither an alias nor a registered gym id."""
+    """A task name is neither an alias, a registered gym id nor a task of the DeepMind Control suite."""
 
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """A registered task."""
+    """A task."""
 
     id: str
-    """The gym id."""
+    """The gym id, or ``domain-task`` of the DeepMind Control suite."""
     alias: str | None
     """The short name, if the task declares one."""
     package: str
     """The top-level package that holds the task's configuration."""
+    simulator: Literal["isaaclab", "dm_control"] = "isaaclab"
+    """The module of ``difftori_isaac.envs`` that makes the environment."""
 
 
 def list_tasks() -> list[TaskInfo]:
-    """Returns every registered task, those with an alias first, then by id.
+    """Returns every task that can be run here, those with an alias first and the suite's last.
 
     Raises:
         ValueError: Two tasks declare the same alias.
     """
-    return sorted(_load_tasks().values(), key=lambda task: (task.alias is None, task.id))
+    suite = _suite_tasks().values() if find_spec("dm_control") else ()
+    tasks = sorted(_load_tasks().values(), key=lambda task: (task.alias is None, task.id))
+    return [*tasks, *suite]
 
 
 def aliases() -> dict[str, str]:
     """Returns the gym id of each alias."""
-    return {task.alias: task.id for task in list_tasks() if task.alias is not None}
+    return dict(sorted((task.alias, task.id) for task in _load_tasks().values() if task.alias is not None))
 
 
 def resolve_task(name: str) -> TaskInfo:
-    """Finds a task by its alias or gym id.
+    """Finds a task by its alias, gym id or ``domain-task``.
 
     Raises:
         UnknownTaskError: There is none; the message lists close matches and all aliases.
     """
+    suite = _suite_tasks()
+    if name in suite:
+        return suite[name]
     tasks = _load_tasks()
     ids = aliases()
     task_id = ids.get(name, name)
     if task_id in tasks:
         return tasks[task_id]
-    spelling = {known.lower(): known for known in (*tasks, *ids)}
+    spelling = {known.lower(): known for known in (*tasks, *ids, *suite)}
     matches = [spelling[match] for match in difflib.get_close_matches(name.lower(), spelling, n=5, cutoff=0.5)]
     raise UnknownTaskError(
-        f"Unknown task '{name}'. Close matches: {', '.join(matches) or 'none'}. Aliases: {', '.join(ids)}; "
-        "any gym id of Isaac Lab or of a package with an 'isaaclab.tasks' entry point works too."
+        f"Unknown task '{name}'. Close matches: {', '.join(matches) or 'none'}. Aliases: {', '.join(ids)}; any gym id "
+        "of Isaac Lab or of a package with an 'isaaclab.tasks' entry point works too, and any domain-task of the "
+        "DeepMind Control suite."
     )
 
 
+def open_simulator(name: str) -> Simulator:
+    """Imports the simulator of a task.
+
+    Raises:
+        UnknownTaskError: There is no such task.
+    """
+    return cast("Simulator", importlib.import_module(f"difftori_isaac.envs.{resolve_task(name).simulator}"))
+
+
 def load_kwargs(task_id: str) -> Mapping[str, object]:
-    """Returns the keyword arguments a task is registered with."""
+    """Returns the keyword arguments a task is registered with; a task of the DeepMind Control suite has none."""
     import gymnasium
 
-    return gymnasium.spec(resolve_task(task_id).id).kwargs
+    task = resolve_task(task_id)
+    return gymnasium.spec(task.id).kwargs if task.simulator == "isaaclab" else {}
+
+
+def _suite_tasks() -> dict[str, TaskInfo]:
+    return {name: TaskInfo(name, None, "dm_control", "dm_control") for name in dm_control_tasks.TASKS}
 
 
 def _load_tasks() -> dict[str, TaskInfo]:

@@ -16,12 +16,12 @@ from difftori_isaac.run.config import RunConfig
 from difftori_isaac.run.errors import ConfigError
 
 if TYPE_CHECKING:
-    from difftori_isaac.envs.isaaclab import IsaacLabVecEnv, VideoRequest
+    from difftori_isaac.envs.vec_env import VecEnv, VideoRequest
     from difftori_isaac.learners.learner import Learner
 
 CPU_NUM_ENVS = 512
-"""Environments on CPU unless asked otherwise. A step with a robot arm costs about 36 ms plus 0.24 ms per environment:
-with 512, a quarter of it does not depend on their number, and an iteration still takes seconds."""
+"""Isaac Lab's environments on CPU unless asked otherwise. A step with a robot arm costs about 36 ms plus 0.24 ms per
+environment: with 512, a quarter of it does not depend on their number, and an iteration still takes seconds."""
 
 
 def resolve_device(device: str) -> str:
@@ -66,21 +66,29 @@ def seed_everything(seed: int) -> None:
     torch.backends.cudnn.deterministic = True
 
 
-def make_environment(config: RunConfig, *, video: VideoRequest | None = None) -> IsaacLabVecEnv:
+def default_num_envs(task: str, device: str) -> int | None:
+    """Environments unless asked otherwise; None is the task's own number."""
+    from difftori_isaac.envs import dm_control_tasks
+    from difftori_isaac.envs.registry import resolve_task
+
+    if resolve_task(task).simulator == "dm_control":
+        return dm_control_tasks.DEFAULT_NUM_ENVS
+    return CPU_NUM_ENVS if device == "cpu" else None
+
+
+def make_environment(config: RunConfig, *, video: VideoRequest | None = None) -> VecEnv:
     """Seeds everything and builds the environment of a configuration.
 
     Raises:
-        ConfigError: If Isaac Lab refuses an override, or cannot reach an asset.
+        ConfigError: If the simulator refuses a setting, or cannot reach an asset.
     """
-    from difftori_isaac.envs.isaaclab import make_env
-    from difftori_isaac.envs.registry import resolve_task
+    from difftori_isaac.envs.registry import open_simulator, resolve_task
 
     seed_everything(config.seed)
-    num_envs = config.num_envs or (CPU_NUM_ENVS if config.device == "cpu" else None)
     try:
-        return make_env(
+        return open_simulator(config.task).make_env(
             resolve_task(config.task).id,
-            num_envs=num_envs,
+            num_envs=config.num_envs or default_num_envs(config.task, config.device),
             device=config.device,
             seed=config.seed,
             overrides=config.env_overrides,
@@ -119,7 +127,7 @@ def default_iterations(config: RunConfig) -> int:
     return math.ceil(config.learner.total_env_steps / ((config.num_envs or 1) * config.learner.num_steps_per_env))
 
 
-def make_learner(config: RunConfig, env: IsaacLabVecEnv) -> Learner:
+def make_learner(config: RunConfig, env: VecEnv) -> Learner:
     """Builds the policy and its learner for an environment.
 
     Raises:

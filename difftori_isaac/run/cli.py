@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from difftori_isaac.envs.errors import SimulatorError
 from difftori_isaac.run.compose import Overrides, compose_values, parse
 from difftori_isaac.run.config import leaf_keys, variants_of
 from difftori_isaac.run.errors import ConfigError, RunError
@@ -54,7 +55,7 @@ class Command:
         try:
             self._start(arguments)
             return 0
-        except (ConfigError, RunError) as error:
+        except (ConfigError, RunError, SimulatorError) as error:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -20,7 +20,7 @@ from difftori_isaac.run.config import EvaluateConfig
 from difftori_isaac.run.record import write_atomic
 
 if TYPE_CHECKING:
-    from difftori_isaac.envs.isaaclab import IsaacLabVecEnv
+    from difftori_isaac.envs.vec_env import VecEnv
 
 MAX_NUM_ENVS = 4096
 """Environments on CUDA unless asked otherwise."""
@@ -34,7 +34,7 @@ def evaluate(overrides: Overrides) -> None:
     """
     config, origin = rollout.configure(EvaluateConfig, overrides)
     if config.num_envs is None:
-        most = build.CPU_NUM_ENVS if config.device == "cpu" else MAX_NUM_ENVS
+        most = build.default_num_envs(config.task, config.device) or MAX_NUM_ENVS
         config = replace(config, num_envs=min(config.num_episodes, most))
     folder = Path() if origin is None or origin.run_dir is None else origin.run_dir
     with closing(build.make_environment(config)) as env:
@@ -56,7 +56,7 @@ def evaluate(overrides: Overrides) -> None:
     _print(result, path)
 
 
-def run_episodes(config: EvaluateConfig, env: IsaacLabVecEnv, policy: rollout.Policy) -> dict[str, Any]:
+def run_episodes(config: EvaluateConfig, env: VecEnv, policy: rollout.Policy) -> dict[str, Any]:
     """Runs the first episodes of every environment, the same number in each up to one: short ones count no more."""
     share, rest = divmod(config.num_episodes, env.num_envs)
     left = torch.full((env.num_envs,), share, device=env.device)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rsl_rl.algorithms import PPO
     from tensordict import TensorDict
 
-    from difftori_isaac.envs.isaaclab import IsaacLabVecEnv
+    from difftori_isaac.envs.vec_env import VecEnv
 
 
 def train(overrides: Overrides) -> None:
@@ -64,11 +64,12 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
     resolved = {"task": build.resolve_task_name(config.task), "device": build.resolve_device(config.device)}
     resolved["run_dir"] = str(_run_dir(replace(config, **resolved), overrides))
 
-    from difftori_isaac.envs.isaaclab import load_ppo_settings, load_task_defaults
+    from difftori_isaac.envs.registry import open_simulator
 
+    simulator = open_simulator(resolved["task"])
     if start is None:
-        config = compose(TrainConfig, overrides, load_task_defaults(resolved["task"]))
-    settings = load_ppo_settings(resolved["task"])
+        config = compose(TrainConfig, overrides, simulator.load_task_defaults(resolved["task"]))
+    settings = simulator.load_ppo_settings(resolved["task"])
     iterations = config.max_iterations or settings.get("max_iterations")
     if iterations is None:
         raise ConfigError(f"max_iterations is missing; give max_iterations=<n>, as task {config.task} sets none")
@@ -105,7 +106,7 @@ def _run_dir(config: TrainConfig, overrides: Overrides) -> Path:
 class TrainingRun:
     """A learner in an environment, from one iteration to the last."""
 
-    def __init__(self, config: TrainConfig, run_dir: Path, env: IsaacLabVecEnv, start: Checkpoint | None) -> None:
+    def __init__(self, config: TrainConfig, run_dir: Path, env: VecEnv, start: Checkpoint | None) -> None:
         self.config, self.run_dir, self.env = config, run_dir, env
         self.alg: PPO = build.make_learner(config, env)
         self.episodes = EpisodeStatistics(env.num_envs, config.device, env.success_rate)
@@ -179,10 +180,7 @@ class TrainingRun:
 
     def _reset(self) -> TensorDict:
         """Resets all environments, at random ages so that their episodes do not end together."""
-        obs, _ = self.env.reset()
-        ages = self.env.episode_length_buf
-        self.env.episode_length_buf = torch.randint_like(ages, high=int(self.env.max_episode_length))
-        return obs
+        return self.env.reset(stagger=True)[0]
 
     def _collect(self, obs: TensorDict, stop: StopSignals) -> TensorDict | None:
         """Fills the learner's rollout; None if a signal came first, whose partial rollout is dropped."""

@@ -17,7 +17,7 @@ from difftori_isaac.run.config import PlayConfig
 from difftori_isaac.run.errors import RunError
 
 if TYPE_CHECKING:
-    from difftori_isaac.envs.isaaclab import IsaacLabVecEnv
+    from difftori_isaac.envs.vec_env import VecEnv
 
 
 def play(overrides: Overrides) -> None:
@@ -27,7 +27,7 @@ def play(overrides: Overrides) -> None:
         ConfigError: If what was asked for cannot be.
         RunError: If the video cannot be written.
     """
-    from difftori_isaac.envs.isaaclab import VideoRequest
+    from difftori_isaac.envs.vec_env import VideoRequest
 
     config, origin = rollout.configure(PlayConfig, overrides)
     config = replace(config, num_envs=config.num_envs or (1 if config.video else 16))
@@ -44,7 +44,7 @@ def play(overrides: Overrides) -> None:
         print(f"video written to {path}")
 
 
-def _act(config: PlayConfig, env: IsaacLabVecEnv, policy: rollout.Policy, after_step: Callable[[], None]) -> None:
+def _act(config: PlayConfig, env: VecEnv, policy: rollout.Policy, after_step: Callable[[], None]) -> None:
     obs = rollout.reset(config, env)
     running = torch.zeros(env.num_envs, device=env.device)
     finished: list[float] = []
@@ -63,11 +63,11 @@ def _act(config: PlayConfig, env: IsaacLabVecEnv, policy: rollout.Policy, after_
         print(f"no episode finished; mean return so far: {running.mean():.4g}")
 
 
-def _open_video(path: Path, env: IsaacLabVecEnv) -> Any:
+def _open_video(path: Path, env: VecEnv) -> Any:
     import imageio.v2 as imageio
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return imageio.get_writer(path, fps=round(1 / env.unwrapped.step_dt), macro_block_size=2)
+        return imageio.get_writer(path, fps=round(1 / env.step_dt), macro_block_size=2)
     except (OSError, ValueError) as error:
         raise RunError(f"cannot write the video {path}: {error}; give video_path=<file>.mp4") from error

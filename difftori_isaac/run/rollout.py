@@ -19,7 +19,7 @@ from difftori_isaac.run.errors import ConfigError
 if TYPE_CHECKING:
     from tensordict import TensorDict
 
-    from difftori_isaac.envs.isaaclab import IsaacLabVecEnv
+    from difftori_isaac.envs.vec_env import VecEnv
 
 Policy = Callable[["TensorDict"], torch.Tensor]
 
@@ -70,7 +70,7 @@ def _resolved[C: RolloutConfig](config: C) -> C:
     return replace(config, task=build.resolve_task_name(config.task), device=build.resolve_device(config.device))
 
 
-def make_policy(config: RolloutConfig, env: IsaacLabVecEnv, origin: Origin | None) -> Policy:
+def make_policy(config: RolloutConfig, env: VecEnv, origin: Origin | None) -> Policy:
     """The deterministic policy of a checkpoint; uniform actions in [-1, 1]; or zeros."""
     shape = (env.num_envs, env.num_actions)
     if origin is None:
@@ -84,7 +84,7 @@ def make_policy(config: RolloutConfig, env: IsaacLabVecEnv, origin: Origin | Non
     return alg.get_policy()
 
 
-def reset(config: RolloutConfig, env: IsaacLabVecEnv) -> TensorDict:
+def reset(config: RolloutConfig, env: VecEnv) -> TensorDict:
     """Resets all environments, to the same start for every policy with the same seed."""
     build.seed_everything(config.seed)
     obs, _ = env.reset()

@@ -155,10 +155,10 @@ def _each_value_once(plan: Plan) -> list[list[str]]:
 def _check_environment(task: str, env_overrides: tuple[str, ...]) -> None:
     build.resolve_task_name(task)
     if env_overrides:
-        from difftori_isaac.envs.isaaclab import compose_env_cfg
+        from difftori_isaac.envs.registry import open_simulator
 
         try:
-            compose_env_cfg(task, env_overrides)
+            open_simulator(task).check_overrides(task, env_overrides)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 

@@ -1,0 +1,117 @@
+"""The door to the DeepMind Control suite."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+from difftori_isaac.envs.dm_control_tasks import DEFAULT_NUM_ENVS, TASKS
+from difftori_isaac.envs.env_slice import Recipe
+from difftori_isaac.envs.gymnasium_vec_env import GymnasiumVecEnv
+from difftori_isaac.envs.registry import UnknownTaskError
+from difftori_isaac.envs.vec_env import VideoRequest
+
+_Positive = Annotated[int, Field(ge=1, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DmControlSettings:
+    """What ``env.<key>=<value>`` sets."""
+
+    action_repeat: _Positive | None = None
+    """Simulator steps for which an action is held; None is 8, 4 or 2, as the benchmark has it for the task."""
+    pixels: Annotated[bool, Field(strict=True)] = False
+    """Whether observations are the last three pictures, group ``pixels``, uint8 of shape (num_envs, 9, 84, 84), in
+    place of the state, group ``policy``."""
+    num_workers: _Positive | None = None
+    """Processes the environments are divided among; 1 is this one. None is the number of cores, at most one for each
+    environment."""
+    episode_steps: _Positive = 1000
+    """Simulator steps after which an episode is truncated."""
+
+
+def make_env(
+    task_id: str,
+    *,
+    num_envs: int | None,
+    device: str,
+    seed: int,
+    overrides: Sequence[str] = (),
+    video: VideoRequest | None = None,
+) -> GymnasiumVecEnv:
+    """Builds environments of a task of the suite; see :class:`~difftori_isaac.envs.vec_env.Simulator`.
+
+    Raises:
+        UnknownTaskError: There is no such task.
+        ValueError: A setting is wrong, or dm-control is not installed.
+        SimulatorError: dm-control cannot make the task.
+    """
+    if task_id not in TASKS:
+        raise UnknownTaskError(f"Unknown task '{task_id}' of dm_control; allowed: {', '.join(TASKS)}.")
+    settings = parse_settings(overrides)
+    if find_spec("dm_control") is None:
+        raise ValueError(f"{task_id} needs the package dm-control: pip install 'difftori-isaac[dmc]'.")
+    task, num_envs, video = TASKS[task_id], num_envs or DEFAULT_NUM_ENVS, video or VideoRequest()
+    action_repeat = settings.action_repeat or task.action_repeat
+
+    recipe = Recipe(
+        name=task_id,
+        make=partial(
+            task.make,
+            action_repeat=action_repeat,
+            pixels=settings.pixels,
+            seed=seed,
+            frame=(video.width, video.height),
+        ),
+        max_episode_length=-(-settings.episode_steps // action_repeat),
+    )
+    return GymnasiumVecEnv(
+        recipe,
+        num_envs=num_envs,
+        num_workers=settings.num_workers or min(num_envs, len(os.sched_getaffinity(0))),
+        device=device,
+        seed=seed,
+        cfg=asdict(settings),
+    )
+
+
+def parse_settings(overrides: Sequence[str]) -> DmControlSettings:
+    """Reads ``env.<key>=<value>``.
+
+    Raises:
+        ValueError: A key or a value is wrong.
+    """
+    allowed = [f"env.{field.name}" for field in fields(DmControlSettings)]
+    values = {}
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key not in allowed:
+            raise ValueError(f"'{override}' is no setting of a dm_control task; allowed: {', '.join(allowed)}.")
+        values[key.removeprefix("env.")] = yaml.safe_load(value)
+    try:
+        return TypeAdapter(DmControlSettings).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"env.{first['loc'][0]} is {first['input']!r}; {first['msg'].lower()}.") from None
+
+
+def check_overrides(task_id: str, overrides: Sequence[str]) -> None:
+    """Raises ValueError if a setting of the environment is wrong."""
+    parse_settings(overrides)
+
+
+def load_ppo_settings(task_id: str) -> dict[str, Any]:
+    """Returns the observation groups; the suite has no other settings of PPO."""
+    return {"obs_groups": {"actor": ["policy"], "critic": ["policy"]}}
+
+
+def load_task_defaults(task_id: str) -> dict[str, Any]:
+    """Returns an empty dictionary: the suite knows nothing of this project."""
+    return {}
