@@ -29,8 +29,9 @@ class ModelLosses:
 def model_losses(model: TdWorldModel, batch: Replayed, config: ModelBasedConfig, discount: float) -> ModelLosses:
     """Consistency, reward and temporal-difference losses of predictions from the first observation.
 
-    Every step weighs ρ^k (TD-MPC, arXiv 2203.04955, equation 4). The value target of a step bootstraps from the two
-    smaller target critics at the true next observation; only the end of an episode by itself has no value.
+    Every step weighs ρ^k (TD-MPC, arXiv 2203.04955, equation 4). The value target of a step bootstraps from the
+    smaller of two target critics at the true next observation; only the end of an episode by itself has no value.
+    The critics on observations, which predict nothing ahead, learn from the first step.
     """
     length = batch.actions.shape[1]
     with torch.no_grad():
@@ -41,7 +42,7 @@ def model_losses(model: TdWorldModel, batch: Replayed, config: ModelBasedConfig,
         not_terminated = discount * (~batch.terminated).to(rewards.dtype)
         drawn = torch.randperm(model.config.num_q, device=rewards.device)[:2]
         target = rewards + not_terminated * model.q(next_z, next_a, target=True)[drawn].amin(dim=0)
-        raw_target = rewards + not_terminated * model.target_raw_critics(next_obs, next_a)
+        raw_target = rewards[:, 0] + not_terminated[:, 0] * model.target_raw_critics(next_obs[:, 0], next_a[:, 0])
         rho = config.rho ** torch.arange(length, dtype=rewards.dtype, device=rewards.device)
         weights = (rho * batch.valid * batch.weights[:, None]).T
         weights = weights / weights.sum().clamp(min=1.0)
@@ -54,16 +55,17 @@ def model_losses(model: TdWorldModel, batch: Replayed, config: ModelBasedConfig,
     heads = model.heads()
     outputs = [head(x) for head in heads]
     value_losses = torch.stack([head.loss(out, target.T) for head, out in zip(heads, outputs, strict=True)])
-    raw_outputs = model.raw_critics.outputs(batch.obs[:, :-1], batch.actions)
+    raw_outputs = model.raw_critics.outputs(batch.obs[:, 0], batch.actions[:, 0])
     raw_losses = torch.stack([head.loss(out, raw_target) for head, out in raw_outputs])
     errors = {
         "consistency": (predicted - next_z.transpose(0, 1)).square().mean(dim=-1),
         "reward": model.reward_head.loss(model.reward_head(x), rewards.T),
         "value": value_losses.mean(dim=0),
-        "raw_value": raw_losses.mean(dim=0).T,
     }
+    losses = {name: (weights * error).sum() for name, error in errors.items()}
+    losses["raw_value"] = (batch.weights * batch.valid[:, 0] * raw_losses.mean(dim=0)).mean()
     return ModelLosses(
-        losses={name: (weights * error).sum() for name, error in errors.items()},
+        losses=losses,
         zs=before.detach(),
         weights=weights,
         td_error=(heads[0].value(outputs[0][0]).detach() - target[:, 0]).abs(),
