@@ -11,7 +11,12 @@ from difftori_isaac.trajopt.problem import TrajOptProblem
 
 
 def implicit_gradient(
-    problem: TrajOptProblem, actions: torch.Tensor, free: torch.Tensor, factor: torch.Tensor, hessian: HessianName
+    problem: TrajOptProblem,
+    actions: torch.Tensor,
+    gradient: torch.Tensor,
+    free: torch.Tensor,
+    factor: torch.Tensor,
+    hessian: HessianName,
 ) -> torch.Tensor:
     """``actions``, carrying the gradient of the optimum with respect to everything the problem depends on.
 
@@ -20,8 +25,9 @@ def implicit_gradient(
     at converged solutions only.
 
     Args:
-        problem: The solved problem, attached to the autograd graph of its parameters.
+        problem: The solved problem.
         actions: Its solution, shape (num_envs, horizon, action_dim).
+        gradient: Cost gradient there, of the same shape, attached to the autograd graph of the problem's parameters.
         free: Components that no bound holds, bool of the same shape.
         factor: :func:`free_factor` of the Gauss-Newton Hessian.
         hessian: ``gauss_newton``, positive definite but exact only where residuals or curvature vanish, or ``exact``;
@@ -35,9 +41,6 @@ def implicit_gradient(
         with torch.no_grad():
             exact, info = torch.linalg.cholesky_ex(_mask(exact_hessian(problem.detached(), actions), free))
             factor = torch.where((info == 0)[:, None, None], exact, factor)
-    with torch.enable_grad():
-        variables = actions.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(problem.cost(variables).sum(), variables, create_graph=True)
     return actions + _AdjointSolve.apply(gradient, factor, free)
 
 

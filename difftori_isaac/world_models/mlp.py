@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import torch
 from rsl_rl.utils import resolve_nn_activation
 from torch import nn
-from torch.func import jvp
+
+from difftori_isaac.world_models.activations import value_and_slope
 
 
 def mlp(in_dim: int, hidden_dims: Iterable[int], out_dim: int, activation: str) -> nn.Sequential:
@@ -34,7 +35,7 @@ class LinearizedMLP:
                 inputs = layer(inputs)
                 self._layers.append((layer, None))
             else:
-                inputs, slope, *_ = jvp(layer, (inputs,), (torch.ones_like(inputs),))
+                inputs, slope = value_and_slope(layer, inputs)
                 self._layers.append((None, slope))
         self.value = inputs
         """Output, shape (num_envs, out_dim)."""
