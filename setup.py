@@ -14,7 +14,7 @@ setup(
     ],
     package_dir=ROOTS,
     package_data={
-        "difftori_isaac.tasks": ["**/*.usda", "**/*.yaml"],
+        "difftori_isaac.tasks": ["**/*.usda", "**/*.yaml", "templates/*.tmpl"],
         "difftori_isaac.configs": ["**/*.yaml"],
         "difftori_isaac": ["py.typed", "run/templates/*.html"],
     },
