@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from importlib.resources import files
+from pkgutil import resolve_name
 from typing import Any
 
 import gymnasium
@@ -19,6 +20,7 @@ from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
 from difftori_isaac.envs.assets import find_remote_assets, require_reachable
+from difftori_isaac.envs.camera import PinholeCamera
 from difftori_isaac.envs.registry import load_kwargs, resolve_task
 from difftori_isaac.envs.vec_env import VecEnv, VideoRequest
 
@@ -141,6 +143,17 @@ def load_task_defaults(task_id: str) -> dict[str, Any]:
     return yaml.safe_load(files(package).joinpath(file).read_text()) or {}
 
 
+PlanPath = Callable[[Any, torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
+"""From an Isaac Lab environment and the planned actions of its first copy, shape (horizon, num_actions), to the path
+they imply, shape (n, 3), and a goal, shape (3,) or None, in the world frame [m]."""
+
+
+def load_plan_path(task_id: str) -> PlanPath | None:
+    """Returns what a task draws of a plan: the function that its gym kwarg ``difftori_plan_path_entry_point`` names."""
+    entry_point = load_kwargs(task_id).get("difftori_plan_path_entry_point")
+    return None if entry_point is None else resolve_name(str(entry_point))
+
+
 class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncompatibleVariableOverride]
     """Isaac Lab's rsl_rl wrapper with the habits of a long training run.
 
@@ -213,10 +226,22 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
 
     def render_frame(self) -> np.ndarray:
         """See :class:`VecEnv`."""
+        return self._camera_data().output["rgb"].torch[0, ..., :3].cpu().numpy().copy()
+
+    @property
+    def camera(self) -> PinholeCamera:
+        """The camera of :meth:`render_frame`, for points in the world frame."""
+        from isaaclab.utils.math import matrix_from_quat
+
+        data = self._camera_data()
+        rotation = matrix_from_quat(data.quat_w_ros.torch[0])
+        return PinholeCamera(data.intrinsic_matrices.torch[0], data.pos_w.torch[0], rotation)
+
+    def _camera_data(self) -> Any:
         scene = self.unwrapped.scene
         if _CAMERA not in scene.sensors:
             raise RuntimeError("The environment has no camera; pass video=VideoRequest() to make_env.")
-        return scene[_CAMERA].data.output["rgb"].torch[0, ..., :3].cpu().numpy().copy()
+        return scene[_CAMERA].data
 
     def close(self) -> None:
         """See :class:`VecEnv`."""

@@ -57,6 +57,12 @@ class PlanPolicy(nn.Module):
         self.statistics.add(solution)
         return solution
 
+    def planned_actions(self, obs: TensorDict) -> torch.Tensor:
+        """The whole plans behind :meth:`forward`, shape (num_envs, horizon, action_dim)."""
+        obs = obs.to(self.output_std.device)
+        prior = self.act_with == "prior"
+        return self.scale * (self._prior_plan(self.world_model.encode(obs)) if prior else self.plan(obs).actions)
+
     def action(self, obs: TensorDict) -> torch.Tensor:
         """Actions without noise, within −1 to 1, shape (num_envs, action_dim)."""
         if self.act_with == "prior":

@@ -18,6 +18,7 @@ from difftori_isaac.run import build, rollout
 from difftori_isaac.run.compose import Overrides
 from difftori_isaac.run.config import EvaluateConfig
 from difftori_isaac.run.record import write_atomic
+from difftori_isaac.run.report import try_report
 
 if TYPE_CHECKING:
     from difftori_isaac.envs.vec_env import VecEnv
@@ -54,6 +55,8 @@ def evaluate(overrides: Overrides) -> None:
     path = Path(config.output) if config.output else folder / "eval.json"
     write_atomic(path, json.dumps(result, indent=2) + "\n")
     _print(result, path)
+    if origin is not None and origin.run_dir is not None and path.parent == origin.run_dir:
+        try_report(origin.run_dir)
 
 
 def run_episodes(config: EvaluateConfig, env: VecEnv, policy: rollout.Policy) -> dict[str, Any]:

@@ -15,8 +15,12 @@ from difftori_isaac.run import build, rollout
 from difftori_isaac.run.compose import Overrides
 from difftori_isaac.run.config import PlayConfig
 from difftori_isaac.run.errors import RunError
+from difftori_isaac.run.overlay import find_plan_path, make_overlay
+from difftori_isaac.run.report import try_report
 
 if TYPE_CHECKING:
+    from tensordict import TensorDict
+
     from difftori_isaac.envs.vec_env import VecEnv
 
 
@@ -32,19 +36,23 @@ def play(overrides: Overrides) -> None:
     config, origin = rollout.configure(PlayConfig, overrides)
     config = replace(config, num_envs=config.num_envs or (1 if config.video else 16))
     video = VideoRequest() if config.video else None
+    plan_path = find_plan_path(config)
     with closing(build.make_environment(config, video=video)) as env:
         policy = rollout.make_policy(config, env, origin)
         if video is None:
-            _act(config, env, policy, lambda: None)
+            _act(config, env, policy, lambda obs: None)
             return
+        overlay = make_overlay(env, policy, plan_path)
         folder = Path() if origin is None or origin.run_dir is None else origin.run_dir
         path = Path(config.video_path or folder / "videos" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}.mp4")
         with closing(_open_video(path, env)) as film:
-            _act(config, env, policy, lambda: film.append_data(env.render_frame()))
+            _act(config, env, policy, lambda obs: film.append_data(overlay(env.render_frame(), obs)))
         print(f"video written to {path}")
+        if origin is not None and origin.run_dir is not None and path.parent == origin.run_dir / "videos":
+            try_report(origin.run_dir)
 
 
-def _act(config: PlayConfig, env: VecEnv, policy: rollout.Policy, after_step: Callable[[], None]) -> None:
+def _act(config: PlayConfig, env: VecEnv, policy: rollout.Policy, after_step: Callable[[TensorDict], None]) -> None:
     obs = rollout.reset(config, env)
     running = torch.zeros(env.num_envs, device=env.device)
     finished: list[float] = []
@@ -56,7 +64,7 @@ def _act(config: PlayConfig, env: VecEnv, policy: rollout.Policy, after_step: Ca
                 finished.append(running[index].item())
                 print(f"step {step + 1}: environment {index} ends with return {finished[-1]:.4g}")
             running = torch.where(dones.bool(), 0.0, running)
-            after_step()
+            after_step(obs)
     if finished:
         print(f"mean return of {len(finished)} finished episodes: {sum(finished) / len(finished):.4g}")
     else:

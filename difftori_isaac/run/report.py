@@ -84,9 +84,11 @@ def write_report(run_dir: Path, *, output: str | None = None, x: str = "env_step
 
 
 def try_report(run_dir: Path) -> None:
-    """Writes the page of a run; whatever prevents it is one line of text, as a page is not worth a run."""
+    """Writes the page of a run, if it is one; whatever prevents it is one line of text: a page is not worth a run."""
+    if not (run_dir / "metrics.csv").is_file():
+        return
     try:
-        write_report(run_dir)
+        print(f"report written to {write_report(run_dir)}")
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         print(f"report not written: {reason}; try again with: scripts/report.py run_dir={run_dir}")
