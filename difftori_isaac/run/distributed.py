@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,6 +126,7 @@ def lost_ranks_named(world: World, run_dir: Path) -> Iterator[None]:
         connection = isinstance(error, (distributed.DistError, distributed.DistNetworkError)) or "gloo" in str(error)
         if not world.launched or not connection:
             raise
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the others, but they say why first
         reason = str(error).splitlines()[0].rpartition("] ")[2].rstrip(".")
         saved = checkpoints.numbered(run_dir)
         hint = f"resume with: resume=latest run_dir={run_dir}" if saved else "no checkpoint was written yet"

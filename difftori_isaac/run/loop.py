@@ -5,23 +5,27 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import yaml
 
-from difftori_isaac.run import build, locate
+from difftori_isaac.run import build, distributed, locate
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.checkpoint import Checkpoint
 from difftori_isaac.run.compose import Overrides, compose
 from difftori_isaac.run.config import TrainConfig, to_dict
+from difftori_isaac.run.curves import curves
+from difftori_isaac.run.distributed import World
 from difftori_isaac.run.errors import ConfigError, RunError
-from difftori_isaac.run.metrics import COLUMNS, EpisodeStatistics, MetricsFile, Row, make_writer
+from difftori_isaac.run.metrics import COLUMNS, EpisodeStatistics, MetricsFile, Row, make_writer, merged
 from difftori_isaac.run.progress import Progress
 from difftori_isaac.run.record import write_atomic, write_record
+from difftori_isaac.run.report import try_report
 from difftori_isaac.run.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from tensordict import TensorDict
 
     from difftori_isaac.envs.vec_env import VecEnv
+    from difftori_isaac.learners.learner import Learner
 
 
 def train(overrides: Overrides) -> None:
@@ -38,16 +43,22 @@ def train(overrides: Overrides) -> None:
         ConfigError: If what was asked for cannot be.
         RunError: If the run cannot go on.
     """
-    config, start = configure(overrides)
-    run_dir = Path(config.run_dir or "")
-    if start is not None and start.iteration >= (config.max_iterations or 0):
-        at = f"iteration {start.iteration} of {config.max_iterations}"
-        print(f"{run_dir} is at {at}: nothing to do; raise max_iterations to go on")
-        return
-    with closing(build.make_environment(config)) as env:
-        config = replace(config, num_envs=env.num_envs)
-        run = TrainingRun(config, run_dir, env, start)
-        run.loop()
+    with distributed.connect() as world:
+        config, start = world.from_first(lambda: configure(overrides))
+        world.check(config)
+        run_dir = Path(config.run_dir or "")
+        if start is not None and config.max_iterations is not None and start.iteration >= config.max_iterations:
+            if world.rank == 0:
+                at = f"iteration {start.iteration} of {config.max_iterations}"
+                print(f"{run_dir} is at {at}: nothing to do; raise max_iterations to go on")
+            return
+        config = replace(config, device=world.device_of(config.device))
+        seeded = replace(config, seed=config.seed + world.rank)
+        with closing(build.make_environment(seeded)) as env, distributed.lost_ranks_named(world, run_dir):
+            config = replace(config, num_envs=env.num_envs)
+            config = replace(config, max_iterations=config.max_iterations or build.default_iterations(config))
+            run = TrainingRun(config, run_dir, env, start, world)
+            run.loop()
 
 
 def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
@@ -61,7 +72,10 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
         start = _start(overrides)
         layers = [start.config]
     config = compose(TrainConfig, overrides, *layers)
-    resolved = {"task": build.resolve_task_name(config.task), "device": build.resolve_device(config.device)}
+    resolved: dict[str, Any] = {
+        "task": build.resolve_task_name(config.task),
+        "device": build.resolve_device(config.device),
+    }
     resolved["run_dir"] = str(_run_dir(replace(config, **resolved), overrides))
 
     from difftori_isaac.envs.registry import open_simulator
@@ -70,10 +84,11 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
     if start is None:
         config = compose(TrainConfig, overrides, simulator.load_task_defaults(resolved["task"]))
     settings = simulator.load_ppo_settings(resolved["task"])
-    iterations = config.max_iterations or settings.get("max_iterations")
-    if iterations is None:
-        raise ConfigError(f"max_iterations is missing; give max_iterations=<n>, as task {config.task} sets none")
-    return build.fill_from_task(replace(config, **resolved, max_iterations=iterations), settings), start
+    if config.learner.name == "ppo" and config.max_iterations is None:
+        resolved["max_iterations"] = settings.get("max_iterations")
+        if resolved["max_iterations"] is None:
+            raise ConfigError(f"max_iterations is missing; give max_iterations=<n>, as task {config.task} sets none")
+    return build.fill_from_task(replace(config, **resolved), settings), start
 
 
 def _start(overrides: Overrides) -> Checkpoint:
@@ -106,26 +121,43 @@ def _run_dir(config: TrainConfig, overrides: Overrides) -> Path:
 class TrainingRun:
     """A learner in an environment, from one iteration to the last."""
 
-    def __init__(self, config: TrainConfig, run_dir: Path, env: VecEnv, start: Checkpoint | None) -> None:
-        self.config, self.run_dir, self.env = config, run_dir, env
-        self.alg: PPO = build.make_learner(config, env)
-        self.episodes = EpisodeStatistics(env.num_envs, config.device, env.success_rate)
+    def __init__(
+        self,
+        config: TrainConfig,
+        run_dir: Path,
+        env: VecEnv,
+        start: Checkpoint | None,
+        world: World = distributed.ALONE,
+    ) -> None:
+        self.config, self.run_dir, self.env, self.world = config, run_dir, env, world
+        self.num_envs = env.num_envs * world.size
+        self.alg: Learner = build.make_learner(config, env)
+        self.episodes = EpisodeStatistics(env.num_envs, config.device, env.success_rate, world.gather)
         self.iteration, self.env_steps, self.wall_time_s = 0, 0, 0.0
         self.best_return: float | None = None
         self.mean_return: float | None = None
         self.saved: int | None = None
         if start is not None:
             self._restore(start)
+        if world.launched:
+            cast("PPO", self.alg).broadcast_parameters()
         self.first = self.iteration
 
     def _restore(self, start: Checkpoint) -> None:
         build.load_learner(self.alg, start.learner, start.learning_rate, self.config.resume)
-        self.episodes.load_state_dict(start.episodes)
         self.env.load_state_dict(start.env)
         self.iteration, self.env_steps, self.wall_time_s = start.iteration, start.env_steps, start.wall_time_s
         if self.forked_from is None:
             self.best_return, self.saved = start.best_return, start.iteration
-        checkpoints.set_rng_state(start.rng)
+        ranks = [{"rng": start.rng, "episodes": start.episodes}, *start.others]
+        if len(ranks) == self.world.size:
+            self.episodes.load_state_dict(ranks[self.world.rank]["episodes"])
+            checkpoints.set_rng_state(ranks[self.world.rank]["rng"])
+        elif self.world.rank == 0:
+            print(
+                f"{self.config.resume} was saved by {len(ranks)} processes, now there are {self.world.size}: "
+                "random numbers start anew from the seed, and so does the window of the mean return"
+            )
 
     @property
     def forked_from(self) -> Path | None:
@@ -136,33 +168,48 @@ class TrainingRun:
     def loop(self) -> None:
         """Trains up to ``max_iterations``, or until a signal asks to stop; the state is saved either way."""
         config, total = self.config, self.config.max_iterations or 0
-        metrics = self._open_run_dir()
         obs = self._reset()
         self.alg.train_mode()
         with ExitStack() as stack:
-            writer = stack.enter_context(closing(make_writer(config, self.run_dir, self.iteration)))
-            what = f"{config.task}  {config.policy}  seed {config.seed}  {self.env.num_envs} environments"
-            title = f"{what} on {config.device}  {self.run_dir}"
-            progress = stack.enter_context(Progress(title, first=self.iteration, total=total))
-            stop = stack.enter_context(StopSignals())
-            while self.iteration < total and stop.received is None:
+            stop, received = stack.enter_context(StopSignals()), None
+            report = stack.enter_context(self._report()) if self.world.rank == 0 else lambda row, log: None
+            while self.iteration < total:
                 began = time.perf_counter()
-                collected = self._collect(obs, stop)
-                if collected is None:
+                obs = self._collect(obs, stop)
+                received = next((name for name in self.world.gather(stop.received) if name is not None), None)
+                if received is not None:
                     break
-                obs = collected
                 row, log = self.episodes.summary()
-                losses = self.alg.update()
+                losses = merged(self.world.gather(self.alg.update()))
                 self._check_losses(losses)
                 row = self._finish_iteration(row, losses, time.perf_counter() - began)
-                metrics.write(row)
-                writer.write(_curves(row, log), self.iteration)
-                progress.update(row)
+                report(row, log)
                 self._check_nonfinite(row)
                 if self.iteration % config.save_interval == 0 or self.iteration == total:
                     self.save()
             self.save()
-        self._say_goodbye(stop.received)
+        if self.world.rank == 0:
+            try_report(self.run_dir)
+            self._say_goodbye(received)
+
+    @contextmanager
+    def _report(self) -> Iterator[Callable[[Row, dict[str, float]], None]]:
+        """Opens all that shows and keeps the numbers of an iteration."""
+        config, metrics = self.config, self._open_run_dir()
+        processes = f" in {self.world.size} processes" if self.world.launched else ""
+        what = f"{config.task}  {config.policy}  seed {config.seed}  {self.num_envs} environments{processes}"
+        title = f"{what} on {config.device}  {self.run_dir}"
+        with (
+            closing(make_writer(config, self.run_dir, self.iteration)) as writer,
+            Progress(title, first=self.iteration, total=config.max_iterations or 0) as progress,
+        ):
+
+            def report(row: Row, log: dict[str, float]) -> None:
+                metrics.write(row)
+                writer.write(curves(row, log), self.iteration)
+                progress.update(row)
+
+            yield report
 
     def _open_run_dir(self) -> MetricsFile:
         """Writes what is known before the first iteration; rows and checkpoints after the resumed one are cut."""
@@ -175,27 +222,27 @@ class TrainingRun:
         metrics = MetricsFile(self.run_dir / "metrics.csv", keep_until=self.iteration)
         checkpoints.discard_after(self.run_dir, self.iteration)
         write_atomic(self.run_dir / "config.yaml", yaml.safe_dump(to_dict(self.config), sort_keys=False))
-        write_record(self.run_dir, iteration=self.iteration)
+        write_record(self.run_dir, iteration=self.iteration, processes=self.world.size, num_envs=self.num_envs)
         return metrics
 
     def _reset(self) -> TensorDict:
         """Resets all environments, at random ages so that their episodes do not end together."""
         return self.env.reset(stagger=True)[0]
 
-    def _collect(self, obs: TensorDict, stop: StopSignals) -> TensorDict | None:
-        """Fills the learner's rollout; None if a signal came first, whose partial rollout is dropped."""
+    def _collect(self, obs: TensorDict, stop: StopSignals) -> TensorDict:
+        """Fills the learner's rollout, up to a signal."""
         with torch.inference_mode():
             for _ in range(self.config.learner.num_steps_per_env or 0):
+                if stop.received is not None:
+                    return obs
                 obs, rewards, dones, extras = self.env.step(self.alg.act(obs))
                 self.alg.process_env_step(obs, rewards, dones, extras)
                 self.episodes.step(rewards, dones, extras)
-                if stop.received is not None:
-                    return None
             self.alg.compute_returns(obs)
         return obs
 
     def _finish_iteration(self, row: Row, losses: dict[str, float], seconds: float) -> Row:
-        steps = self.env.num_envs * (self.config.learner.num_steps_per_env or 0)
+        steps = self.num_envs * (self.config.learner.num_steps_per_env or 0)
         self.iteration += 1
         self.env_steps += steps
         self.wall_time_s += seconds
@@ -214,9 +261,9 @@ class TrainingRun:
     def _check_nonfinite(self, row: Row) -> None:
         """Stops with a saved state if too much was contained: environments, or plans that fell back to the prior's."""
         allowed = self.config.learner.max_nonfinite_share
-        plans = self.env.num_envs * (self.config.learner.num_steps_per_env or 0)
+        plans = self.num_envs * (self.config.learner.num_steps_per_env or 0)
         counts = {
-            "environments gave NaN or Inf": (row["nonfinite_envs"] or 0, self.env.num_envs),
+            "environments gave NaN or Inf": (row["nonfinite_envs"] or 0, self.num_envs),
             "plans failed": (row.get("solver_failures") or 0, plans),
         }
         for what, (count, total) in counts.items():
@@ -236,8 +283,12 @@ class TrainingRun:
             )
 
     def save(self) -> None:
-        """Writes a checkpoint of the last whole iteration, unless there is one already."""
+        """Writes a checkpoint of the last whole iteration, unless there is one already; all ranks have to call it."""
         if self.saved == self.iteration:
+            return
+        self.saved = self.iteration
+        ranks = self.world.gather({"rng": checkpoints.rng_state(), "episodes": self.episodes.state_dict()})
+        if self.world.rank > 0:
             return
         # The first episodes began at a random age: their returns are not comparable.
         steps = (self.iteration - self.first) * (self.config.learner.num_steps_per_env or 0)
@@ -252,13 +303,12 @@ class TrainingRun:
             wall_time_s=self.wall_time_s,
             learner=self.alg.save(),
             learning_rate=self.alg.learning_rate,
-            rng=checkpoints.rng_state(),
             env=self.env.state_dict(),
-            episodes=self.episodes.state_dict(),
             best_return=self.best_return,
+            **ranks[0],
+            others=ranks[1:],
         )
         checkpoints.save(checkpoint, self.run_dir, keep=self.config.keep_checkpoints, best=best)
-        self.saved = self.iteration
 
     def _say_goodbye(self, received: str | None) -> None:
         at = f"iteration {self.iteration} of {self.config.max_iterations}"
@@ -266,8 +316,3 @@ class TrainingRun:
             print(f"{received}: saved {at}; continue with: scripts/train.py resume=latest run_dir={self.run_dir}")
         else:
             print(f"finished {at}; evaluate with: scripts/evaluate.py run_dir={self.run_dir}")
-
-
-def _curves(row: Row, log: dict[str, float]) -> dict[str, Any]:
-    values = {f"train/{name}" if name in COLUMNS else f"loss/{name}": value for name, value in row.items()}
-    return {name: value for name, value in values.items() if value is not None} | log

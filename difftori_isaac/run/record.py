@@ -22,8 +22,15 @@ PACKAGES = ("difftori-isaac", "isaaclab", "newton", "mujoco-warp", "warp-lang", 
 """Distributions whose versions a result may depend on."""
 
 
-def write_record(run_dir: Path, *, iteration: int) -> None:
-    """Adds this start to the run's run.json, and what differs from the git revision to a patch beside it."""
+def write_record(run_dir: Path, *, iteration: int, processes: int, num_envs: int) -> None:
+    """Adds this start to the run's run.json, and what differs from the git revision to a patch beside it.
+
+    Args:
+        run_dir: Directory of the run.
+        iteration: Iterations done before this start.
+        processes: Number of processes that train.
+        num_envs: Environments of all of them together.
+    """
     path = run_dir / "run.json"
     starts = json.loads(path.read_text())["starts"] if path.exists() else []
     git, diff = _git(Path(difftori_isaac.__file__).parent)
@@ -34,6 +41,8 @@ def write_record(run_dir: Path, *, iteration: int) -> None:
         {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "iteration": iteration,
+            "processes": processes,
+            "num_envs": num_envs,
             "command": shlex.join([Path(sys.executable).name, *sys.argv]),
             "directory": str(Path.cwd()),
             "git": git,
