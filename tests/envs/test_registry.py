@@ -3,6 +3,7 @@ import sys
 import gymnasium
 import pytest
 
+from difftori_isaac.envs.dm_control_tasks import TASKS
 from difftori_isaac.envs.isaaclab import load_ppo_settings, load_task_defaults
 from difftori_isaac.envs.registry import TaskInfo, UnknownTaskError, aliases, list_tasks, resolve_task
 
@@ -90,3 +91,11 @@ def test_ppo_settings_are_isaac_labs():
     assert settings["algorithm"]["learning_rate"] == 1.0e-4
     assert settings["actor"]["hidden_dims"] == [256, 128, 64]
     assert load_ppo_settings("Reach")["max_iterations"] == 1000
+
+
+def test_the_deepmind_control_suite_is_listed_and_suggested():
+    assert [task.id for task in list_tasks() if task.simulator == "dm_control"] == list(TASKS)
+    for name, match in (("ball_in_cup-catch", "cup-catch"), ("walker-wlak", "walker-walk")):
+        with pytest.raises(UnknownTaskError) as error:
+            resolve_task(name)
+        assert match in str(error.value).split("Close matches: ")[1].split(". Aliases")[0].split(", ")

@@ -1,0 +1,45 @@
+"""The scripts on the DeepMind Control suite, which starts in no time."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from difftori_isaac.run.metrics import read_metrics
+from difftori_isaac.scripts.evaluate import main as evaluate
+from difftori_isaac.scripts.train import main as train
+
+SMALL = (
+    "task=cartpole-swingup",
+    "policy=mlp",
+    "num_envs=3",
+    "env.num_workers=1",
+    "env.episode_steps=20",
+    "learner.num_steps_per_env=12",
+    "device=cpu",
+    "save_interval=1",
+    "logger=none",
+)
+
+
+def test_train_resume_and_evaluate(in_tmp_path: Path):
+    assert train([*SMALL, "run_dir=run", "max_iterations=2"]) == 0
+    assert train(["resume=run", "max_iterations=3"]) == 0
+    rows = read_metrics(Path("run/metrics.csv"))
+    assert [row["iteration"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[-1]["mean_return"]) > 0 and 0 < float(rows[-1]["mean_episode_length"]) <= 10
+
+    assert evaluate(["run_dir=run", "policy=mlp", "num_episodes=4", "device=cpu", "output=eval.json"]) == 0
+    result = json.loads(Path("eval.json").read_text())
+    assert (result["task"], result["num_episodes"], result["num_envs"]) == ("cartpole-swingup", 4, 4)
+    assert result["episode_length"]["mean"] == 10
+    assert 0 < result["return"]["mean"] <= 20 and result["return"]["std"] > 0
+
+
+def test_bad_input_is_one_line(in_tmp_path: Path, capsys: pytest.CaptureFixture):
+    for argument in ("env.pixel=true", "env.action_repeat=fast"):
+        assert train([*SMALL, "max_iterations=1", argument]) == 2
+        text = capsys.readouterr().err
+        assert text.startswith("error: ") and argument.partition("=")[0] in text and "Traceback" not in text
+    assert train([*SMALL, "max_iterations=1", "env.pixels=true"]) == 2  # rsl_rl's networks want the group `policy`
+    assert "Available observations from the environment: ['pixels']" in capsys.readouterr().err
