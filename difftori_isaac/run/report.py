@@ -163,9 +163,10 @@ def _settings(config: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:
     meanings = leaf_keys(TrainConfig)
     found: dict[str, list[dict[str, str]]] = {"changed": [], "filled": []}
     for key, value in flat(config).items():
-        default = defaults.get(key, "-")
+        default = defaults.get(key, defaults.get(key.rpartition(".")[0], "-"))
         if key not in TITLE + OWN and value != default:
-            row = {"key": key, "value": show(value), "default": show(default), "meaning": meanings.get(key, "")}
+            meaning = meanings.get(key, "").replace("`", "")
+            row = {"key": key, "value": show(value), "default": show(default), "meaning": meaning}
             found["filled" if default in (None, "auto") else "changed"].append(row)
     return found
 
@@ -173,7 +174,9 @@ def _settings(config: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:
 def _differing(runs: Sequence[Results]) -> dict[str, dict[str, int]]:
     """Settings that are not the same in all runs: how many have each value."""
     flats = [flat(run.config) for run in runs]
-    counts = {key: Counter(show(item.get(key)) for item in flats) for item in flats for key in item if key not in OWN}
+    counts = {
+        key: Counter(show(item.get(key, "-")) for item in flats) for item in flats for key in item if key not in OWN
+    }
     return {key: dict(values) for key, values in counts.items() if len(values) > 1}
 
 

@@ -68,17 +68,13 @@ class Results:
     @property
     def finished(self) -> bool:
         """Whether the run has reached its last iteration."""
-        return self.iteration == self.config.get("max_iterations")
-
-    @property
-    def progress(self) -> str:
-        """Iterations done, of how many."""
-        return f"{self.iteration} of {self.config.get('max_iterations')} iterations"
+        return self.iteration == self.config["max_iterations"]
 
     @property
     def status(self) -> str:
         """Where the run is, in words."""
-        return f"{'finished' if self.finished else 'not finished'}, {self.progress}"
+        state = "finished" if self.finished else "not finished"
+        return f"{state}, {self.iteration} of {self.config['max_iterations']} iterations"
 
     @cached_property
     def best_return(self) -> float | None:

@@ -89,11 +89,11 @@ def test_page_of_a_run_holds_everything(tmp_path: Path):
     assert outside == [] and "http" not in "".join(page.sources)
     for text in ("<Reach>", "finished, 3 of 3 iterations", "final return 0.5", "final success rate 25%", "0:06 min"):
         assert text in page.text
-    for text in ("environment steps per s 500", "plans converged, mean 50.0%", "plans failed, total 6", "a<b"):
+    for text in ("steps per second 500", "plans converged, mean 50.0%", "plans failed, total 6", "a<b"):
         assert text in page.text
     for text in ("0.42 to 0.58", "87.5%", "save_interval 7 25", "torch 2", "abc , with changes"):
         assert text in page.text
-    assert "non-finite environments, total 6" in page.text
+    assert "non-finite, total 6" in page.text
 
 
 def test_large_video_is_linked_beside_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -123,6 +123,7 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path: Path):
     assert checkpoints.load(checkpoints.find(tmp_path / "run", "latest")).iteration == int(last)
     log = (tmp_path / "log.txt").read_text()
     assert f"SIGTERM: saved iteration {last} of" in log and "resume=latest run_dir=run" in log
+    assert "report written to run/report.html" in log and (tmp_path / "run" / "report.html").is_file()
     assert "Traceback" not in log
 
 
