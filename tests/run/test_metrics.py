@@ -17,6 +17,7 @@ from difftori_isaac.run.metrics import (
     MetricsFile,
     TensorBoardWriter,
     make_writer,
+    merged,
     read_metrics,
 )
 
@@ -93,6 +94,35 @@ def test_window_survives():
 
 def row(iteration: int, **more):
     return dict.fromkeys(COLUMNS) | {"iteration": iteration, "mean_return": iteration / 3} | more
+
+
+def test_processes_report_what_one_with_all_environments_would():
+    torch.manual_seed(0)
+    rewards, dones = torch.randn(30, 6), torch.rand(30, 6) < 0.1
+    successes = torch.rand(30, 6)
+
+    def fed(columns: slice, gather=lambda collected: [collected]) -> tuple[dict, dict]:
+        def success(extras):
+            return extras["log"]["success"]
+
+        episodes = EpisodeStatistics(rewards[:, columns].shape[1], "cpu", success, gather)
+        for reward, done, rate in zip(rewards[:, columns], dones[:, columns], successes[:, columns], strict=True):
+            log = {"success": rate[done].mean().item()} if done.any() else {"success": None}
+            episodes.step(reward, done, {"log": log, "nonfinite": reward > 2.0})
+        return episodes.summary()
+
+    parts: list = []
+    fed(slice(0, 2), lambda collected: [parts.append(collected) or collected])
+    row, log = fed(slice(2, 6), lambda collected: [*parts, collected])
+    expected, expected_log = fed(slice(0, 6))
+    assert row == pytest.approx(expected) and log == pytest.approx(expected_log)
+    assert row["nonfinite_envs"] == int((rewards > 2.0).any(dim=0).sum()) > 0
+
+
+def test_failures_are_added_up_and_losses_averaged():
+    losses = [{"value": 1.0, "solver_failures": 3.0}, {"value": 2.0, "solver_failures": 1.0}]
+    assert merged(losses) == {"value": 1.5, "solver_failures": 4.0}
+    assert merged(losses[:1]) == losses[0]
 
 
 def test_rows_after_the_resumed_iteration_are_cut(tmp_path: Path):
