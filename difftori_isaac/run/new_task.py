@@ -66,7 +66,7 @@ class NewTaskConfig:
     @property
     def module(self) -> str:
         """Name of the folder and Python package: my_reach for MyReach."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", self.name).lower()
+        return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", self.name).lower()
 
 
 def new_task(overrides: Overrides) -> None:

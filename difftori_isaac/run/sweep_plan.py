@@ -15,7 +15,6 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import with_config
 
-from difftori_isaac.run import build
 from difftori_isaac.run.compose import CONFIGS, compose, group_options, parse
 from difftori_isaac.run.config import PYDANTIC, TrainConfig
 from difftori_isaac.run.errors import ConfigError
@@ -127,13 +126,25 @@ def check(plan: Plan) -> list[list[str]]:
     Raises:
         ConfigError: If a trial's settings are not allowed.
     """
+    from difftori_isaac.envs.registry import open_simulator, resolve_task
+    from difftori_isaac.run.loop import configure
+
     trials = _combinations(plan) if plan.is_grid else _each_value_once(plan)
     names = [trial_name(trial) for trial in trials]
     for name in (name for name in names if plan.is_grid and names.count(name) > 1):
         raise ConfigError(f"the trial {name} comes twice; allowed: different values")
-    configs = [compose(TrainConfig, parse([*plan.fixed, *trial], TrainConfig)) for trial in trials]
-    for task, env_overrides in {(config.task, config.env_overrides): None for config in configs}:
-        _check_environment(task, env_overrides)
+    for trial in trials:
+        compose(TrainConfig, parse([*plan.fixed, *trial], TrainConfig))
+    environments = {}
+    for trial in {tuple(item for item in trial if not item.startswith("seed=")): None for trial in trials}:
+        # with a device that is here: the trial's may be on another machine
+        config, _ = configure(parse([*plan.fixed, *trial, "device=cpu"], TrainConfig))
+        environments[config.task, config.env_overrides] = None
+    for task, env_overrides in environments:
+        try:
+            open_simulator(task).check_overrides(resolve_task(task).id, env_overrides)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     return trials
 
 
@@ -150,17 +161,6 @@ def _each_value_once(plan: Plan) -> list[list[str]]:
     axes = {key: values_of(argument) for key, argument in plan.swept.items()}
     first = {key: values[0] for key, values in axes.items()}
     return [list((first | {key: value}).values()) for key, values in axes.items() for value in values]
-
-
-def _check_environment(task: str, env_overrides: tuple[str, ...]) -> None:
-    build.resolve_task_name(task)
-    if env_overrides:
-        from difftori_isaac.envs.registry import open_simulator
-
-        try:
-            open_simulator(task).check_overrides(task, env_overrides)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
 
 
 def _compose_hydra(overrides: Sequence[str]) -> Any:

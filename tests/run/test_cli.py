@@ -15,7 +15,7 @@ from difftori_isaac.run.cli import Command
 from difftori_isaac.run.config import RunConfig
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ("train", "play", "evaluate", "export", "list_tasks", "plot", "benchmark")
+SCRIPTS = ("train", "play", "evaluate", "export", "list_tasks", "new_task", "plot", "benchmark")
 
 
 def run(script: str, *arguments: str) -> int:

@@ -1,0 +1,170 @@
+"""Sweeps: which trials there are, what is refused before any starts, and what is left of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from difftori_isaac.run import checkpoint as checkpoints
+from difftori_isaac.run.metrics import read_metrics
+from difftori_isaac.run.sweep_plan import check, make_plan, values_of
+from difftori_isaac.run.trial import MAX_NAME, Progress, Trial, is_finished, read_records, trial_name, write_table
+from difftori_isaac.scripts.train import main as train
+
+
+def trials(*arguments: str) -> list[list[str]]:
+    return check(make_plan(arguments))
+
+
+def test_every_combination_is_a_trial():
+    plan = make_plan(["task=Cartpole", "policy=glob(*)", "seed=range(1,4)", "learner.gamma=0.9"])
+    assert plan.fixed == ("task=Cartpole", "learner.gamma=0.9")
+    assert plan.swept == {"policy": "policy=mlp,trajopt", "seed": "seed=range(1,4)"}
+    assert values_of("presets=a,b") == ["presets=a,b"]
+    expected = [[f"policy={policy}", f"seed={seed}"] for policy in ("mlp", "trajopt") for seed in (1, 2, 3)]
+    assert check(plan) == expected
+
+
+def test_a_call_without_several_values_is_one_trial():
+    assert trials("task=Cartpole", "seed=3") == [[]]
+    assert trial_name([]) == "trial"
+
+
+def test_the_command_line_wins_over_the_search_space_and_an_interval_is_checked_at_its_ends():
+    plan = make_plan(["task=Cartpole", "sweeper=optuna", "trajopt.damping=0.1", "learner.gamma=interval(0.9,0.99)"])
+    assert "trajopt.damping=0.1" in plan.fixed and "trajopt.damping" not in plan.swept
+    assert not plan.is_grid and {"trajopt.horizon", "learner.entropy_coef", "learner.gamma"} <= plan.swept.keys()
+    assert values_of("learner.gamma=interval(0.9,0.99)") == ["learner.gamma=0.9", "learner.gamma=0.99"]
+    seen = {value for trial in check(plan) for value in trial}
+    assert {"learner.gamma=0.9", "learner.gamma=0.99", "trajopt.horizon=3", "trajopt.horizon=8"} <= seen
+
+
+REFUSED = {
+    "task=Cartpole seed=1,x": "seed is 'x'; allowed: an integer",
+    "task=Cartpole trajopt.horizon=3,0": "trajopt.horizon is 0; allowed: an integer of at least 1",
+    "task=Cartpole trajopt.horizn=1,2": "unknown key 'trajopt.horizn'; did you mean trajopt.horizon",
+    "task=Cartpole,Cartpol": "Unknown task 'Cartpol'",
+    "task=Cartpole env.sim.dtt=0.01,0.02": "Unknown key 'env.sim.dtt'",
+    "task=Cartpole seed=1,1": "the trial seed=1 comes twice",
+    "task=Cartpole seed=interval(1,2)": "allowed with sweeper=grid: values",
+    "task=Cartpole policy=glob(x*)": "fits nothing; allowed: mlp, trajopt",
+    "task=Cartpole seed=glob(*)": "fits nothing; allowed: one of a group",
+    "task=Cartpole sweeper=optuna trajopt.horizon=0,3": "trajopt.horizon is 0",
+    "task=Cartpole resume=latest": "resume is given, but with -m every trial has its own",
+    "task=Cartpole run_dir=here": "allowed: sweep_dir=<directory>",
+    "task=Cartpole launcher=pbs": "launcher is 'pbs'; allowed: joblib, local, slurm",
+    "task=Cartpole sweeper=random": "sweeper is 'random'; allowed: grid, optuna",
+    "task=Cartpole objective=worst": "objective is 'worst'; allowed: last, best",
+    "task=Cartpole hydra.launcher.jobs=3": "Could not override 'hydra.launcher.jobs'",
+    "task=Cartpole hydra/launcher=ray": "come with the extra: pip install 'difftori-isaac[sweep]'",
+    "task=Cartpole Lift": "'Lift' is not an override",
+    "seed=1,2": "task is missing",
+}
+
+
+@pytest.mark.parametrize("arguments", REFUSED)
+def test_bad_sweep_is_one_line_and_starts_nothing(arguments: str, in_tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert train(["-m", *arguments.split()]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and text.count("\n") == 1
+    assert REFUSED[arguments] in text
+    assert not list(in_tmp_path.iterdir())
+
+
+def test_help_of_sweeps(capsys: pytest.CaptureFixture):
+    assert train(["-m", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "launcher=local" in text and "sweep_dir=null" in text and "-m task=Cartpole" in text
+
+
+def test_several_values_without_m_name_it(capsys: pytest.CaptureFixture):
+    assert train(["task=Cartpole", "seed=1,2"]) == 2
+    assert "or several with scripts/train.py -m" in capsys.readouterr().err
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.text(min_size=1), unique=True, min_size=2, max_size=4))
+def test_names_of_trials_are_short_folder_names(overrides: list[str]):
+    name = trial_name([f"key={value}" for value in overrides])
+    assert len(name) <= MAX_NAME + 9 and "/" not in name and name not in (".", "..")
+
+
+def write_run(run_dir: Path, make_checkpoint, *, done: int, total: int) -> None:
+    """The files of a run with so many iterations."""
+    checkpoints.save(make_checkpoint(done), run_dir, keep=1, best=False)
+    (run_dir / "config.yaml").write_text(yaml.safe_dump({"max_iterations": total}))
+    rows = "".join(f"{i},{'' if i == 1 else 10 - abs(i - 3)}\n" for i in range(1, done + 1))
+    (run_dir / "metrics.csv").write_text("iteration,mean_return\n" + rows)
+
+
+def test_a_run_is_finished_when_it_has_done_what_is_asked(tmp_path: Path, make_checkpoint):
+    write_run(tmp_path, make_checkpoint, done=5, total=5)
+    assert Progress.read(tmp_path) == Progress(iterations=5, total=5, last=8.0, best=10.0)
+    assert is_finished(tmp_path, []) and is_finished(tmp_path, ["max_iterations=4"])
+    assert not is_finished(tmp_path, ["max_iterations=6"])
+    write_run(tmp_path, make_checkpoint, done=4, total=5)
+    assert not is_finished(tmp_path, [])
+    assert Progress.read(tmp_path / "none") == Progress()
+
+
+def test_a_sweep_goes_on_with_what_failed_and_leaves_the_rest(
+    in_tmp_path: Path, make_checkpoint, capsys: pytest.CaptureFixture
+):
+    """The device is wrong, so every trial that starts fails at once; the one that is finished does not start."""
+    write_run(Path("sweep/seed=1"), make_checkpoint, done=5, total=5)
+    Path("sweep/sweep.yaml").write_text(yaml.safe_dump({"fixed": ["task=Cartpole", "policy=mlp", "max_iterations=3"]}))
+    arguments = ["task=Cartpole", "policy=mlp", "max_iterations=5", "device=cuda:77", "sweep_dir=sweep"]
+    assert train(["-m", *arguments, "seed=1,2"]) == 1
+    text = capsys.readouterr()
+    assert "seed=1: is finished" in text.out
+    assert "failed: seed=2: device is cuda:77, but torch sees" in text.err
+    assert "error: 1 of 2 trials did not finish; call the same command with sweep_dir=" in text.err
+    first, second = read_records(Path("sweep"))
+    assert (first.status, first.iterations, first.last_return, first.best_return) == ("finished", 5, 8.0, 10.0)
+    assert (second.status, second.values) == ("failed", {"seed": "2"})
+    with Path("sweep/trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    results = [(row["seed"], row["status"], row["best_return"]) for row in rows]
+    assert results == [("1", "finished", "10.0"), ("2", "failed", "")]
+
+    assert train(["-m", *arguments, "seed=1,2", "learner.gamma=0.5"]) == 2
+    assert "differ in learner.gamma=0.5" in capsys.readouterr().err
+    Path("other").mkdir()
+    Path("other/file").touch()
+    assert train(["-m", "task=Cartpole", "sweep_dir=other"]) == 2
+    assert "exists and is no sweep" in capsys.readouterr().err
+
+
+def test_a_trial_without_a_checkpoint_begins_anew_and_one_with_resumes(tmp_path: Path, make_checkpoint):
+    trial = Trial(tmp_path, ("task=Cartpole",), "last")
+    run_dir = tmp_path / "seed=1"
+    run_dir.mkdir()
+    assert trial._arguments(["seed=1"], run_dir, 0) == ["task=Cartpole", "seed=1", f"run_dir='{run_dir}'"]
+    assert not run_dir.exists()
+    write_run(run_dir, make_checkpoint, done=2, total=5)
+    assert trial._arguments(["seed=1"], run_dir, 0)[-1] == "resume=latest"
+
+
+def test_the_table_has_a_column_for_every_key(tmp_path: Path):
+    for number, values in enumerate(({"seed": "1"}, {"seed": "2", "policy": "mlp"})):
+        record = {"number": number, "trial": f"t{number}", "values": values, "status": "finished"}
+        (tmp_path / "records").mkdir(exist_ok=True)
+        (tmp_path / "records" / f"t{number}.json").write_text(json.dumps(record))
+    path = write_table(tmp_path, read_records(tmp_path))
+    assert path.read_text().splitlines()[0] == "seed,policy,status,iterations,last_return,best_return,run_dir,reason"
+
+
+@pytest.mark.sim
+def test_a_real_trial_in_a_submitted_job(in_tmp_path: Path):
+    small = "num_envs=4 max_iterations=1 learner.num_steps_per_env=8 device=cpu logger=none".split()
+    arguments = ["task=Cartpole", "policy=mlp", *small, "sweep_dir=sweep", "hydra/launcher=submitit_local"]
+    assert train(["-m", *arguments]) == 0
+    assert len(read_metrics(Path("sweep/trial/metrics.csv"))) == 1
+    assert [(item.trial, item.status) for item in read_records(Path("sweep"))] == [("trial", "finished")]
+    assert checkpoints.find(Path("sweep/trial"), "latest").name == "checkpoint_0000001.pt"
