@@ -162,7 +162,7 @@ def test_the_table_has_a_column_for_every_key(tmp_path: Path):
 
 @pytest.mark.sim
 def test_a_real_trial_in_a_submitted_job(in_tmp_path: Path):
-    small = "num_envs=4 max_iterations=1 learner.num_steps_per_env=8 device=cpu logger=none".split()
+    small = ["num_envs=4", "max_iterations=1", "learner.num_steps_per_env=8", "device=cpu", "logger=none"]
     arguments = ["task=Cartpole", "policy=mlp", *small, "sweep_dir=sweep", "hydra/launcher=submitit_local"]
     assert train(["-m", *arguments]) == 0
     assert len(read_metrics(Path("sweep/trial/metrics.csv"))) == 1
