@@ -71,7 +71,7 @@ def test_in_the_repository_it_is_a_folder_a_test_and_a_line(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("MyReach", "my_reach"), ("MyTask2D", "my_task2_d"), ("URReach", "ur_reach")]
+    ("name", "module"), [("MyReach", "my_reach"), ("MyTask2D", "my_task2d"), ("URReach", "ur_reach")]
 )
 def test_folder_names(name: str, module: str):
     assert NewTaskConfig(name=name, robot="franka").module == module
