@@ -19,6 +19,7 @@ from difftori_isaac.learners.ppo import build_ppo
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.world_models.config import WorldModelConfig
 
+pytestmark = pytest.mark.slow
 NUM_STEPS, NUM_ENVS, OBS_DIM, ACTION_DIM = 6, 8, 5, 2
 ONE_BATCH = {"num_learning_epochs": 1, "num_mini_batches": 1, "schedule": "fixed", "obs_normalization": True}
 SEVERAL = {"num_learning_epochs": 2, "num_mini_batches": 2, "obs_normalization": True}
