@@ -7,7 +7,10 @@ from difftori_isaac.run.tasks import ListConfig
 
 main = Command(
     name="list_tasks.py",
-    summary="Lists every task that task= takes: this project's, Isaac Lab's and those of other installed packages.",
+    summary=(
+        "Lists every task that task= takes: this project's, Isaac Lab's, those of other installed packages and the "
+        "DeepMind Control suite's."
+    ),
     schema=ListConfig,
     run="difftori_isaac.run.tasks:list_tasks",
     examples=("", "filter=franka"),

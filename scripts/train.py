@@ -9,7 +9,7 @@ from difftori_isaac.run.sweep_plan import SweepConfig
 main = Command(
     name="train.py",
     summary=(
-        "Trains a policy on an Isaac Lab task; its run directory gets configuration, metrics and checkpoints. "
+        "Trains a policy on a task; its run directory gets configuration, metrics and checkpoints. "
         "With -m, one run for each combination of values; -m --help lists the settings of such a sweep."
     ),
     schema=TrainConfig,

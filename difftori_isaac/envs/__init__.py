@@ -1,1 +1,1 @@
-"""Doors to simulators. Imports nothing else of the project."""
+"""Doors to simulators, one module each behind the contract in ``vec_env``. Imports nothing else of the project."""

@@ -73,11 +73,13 @@ class RunConfig:
     """
 
     task: str
-    """Alias (Cartpole, Reach, Lift) or any registered Isaac Lab id; `scripts/list_tasks.py` lists them."""
+    """Alias (Cartpole, Reach, Lift), any registered Isaac Lab id, or domain-task of the DeepMind Control suite, such as
+    walker-walk; `scripts/list_tasks.py` lists them."""
     policy: Literal["trajopt", "mlp"] = "trajopt"
     """Trajectory-optimizer policy, or rsl_rl's own MLP as the baseline."""
     num_envs: int | None = None
-    """Parallel environments; null is the task's own number on CUDA (often 4096) and 512 on CPU."""
+    """Parallel environments; null is the task's own number on CUDA (often 4096) and 512 on CPU, and 8 for a task of the
+    DeepMind Control suite."""
     seed: int = 0
     """Seed of torch, numpy, python and the environment."""
     device: str = "auto"
@@ -93,7 +95,8 @@ class RunConfig:
     learner: Annotated[PPOConfig | ModelBasedConfig, Discriminator("name")] = field(default_factory=PPOConfig)
     """How the policy learns; what is null in PPO is taken from the task's own rsl_rl settings."""
     env_overrides: tuple[str, ...] = ()
-    """Isaac Lab's own overrides; given as env.<key>=<value>, physics=, renderer= and presets=."""
+    """Settings of the environment, Isaac Lab's own or, for the DeepMind Control suite, action_repeat, pixels,
+    num_workers and episode_steps; given as env.<key>=<value>, and for Isaac Lab physics=, renderer= and presets=."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "num_envs")
