@@ -20,7 +20,7 @@ from difftori_isaac.run.compose import Overrides, compose, compose_values, group
 from difftori_isaac.run.config import PYDANTIC, TrainConfig, leaf_keys
 from difftori_isaac.run.errors import ConfigError
 from difftori_isaac.run.panels import COLOURS, Line, Panel, arrange, draw
-from difftori_isaac.run.plot import find_runs, look_up, read_curve
+from difftori_isaac.run.plot import find_runs, look_up
 from difftori_isaac.run.progress import number
 from difftori_isaac.run.record import write_atomic
 from difftori_isaac.run.results import Results, duration, flat
@@ -99,7 +99,7 @@ def run_page(run: Results, path: Path, *, x: str) -> str:
 
     def lines(panel: Panel) -> list[Line]:
         named = zip(panel.columns.items(), COLOURS, strict=False)
-        return [Line(label, colour, [read_curve(run.run_dir, x, column)]) for (label, column), colour in named]
+        return [Line(label, colour, [run.curve(x, column)]) for (label, column), colour in named]
 
     return _render(
         "run.html",
@@ -123,11 +123,9 @@ def comparison_page(runs: Sequence[Results], path: Path, *, label: str, x: str) 
     colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(groups)}
 
     def lines(column: str) -> list[Line]:
-        curves = {
-            name: [read_curve(run.run_dir, x, column) for run in members if run.last(column) is not None]
-            for name, members in groups.items()
-        }
-        return [Line(name, colours[name], found) for name, found in curves.items() if found]
+        curves = {name: [run.curve(x, column) for run in members] for name, members in groups.items()}
+        there = {name: [curve for curve in found if len(curve[0])] for name, found in curves.items()}
+        return [Line(name, colours[name], found) for name, found in there.items() if found]
 
     return _render(
         "comparison.html",
@@ -148,7 +146,8 @@ def comparison_page(runs: Sequence[Results], path: Path, *, label: str, x: str) 
 
 def _drawn(runs: Sequence[Results], x: str) -> list[str]:
     """Columns that any run has values of."""
-    return list(dict.fromkeys(name for run in runs for name in run.columns if name != x and run.last(name) is not None))
+    names = (name for run in runs for name in run.columns if name != x and len(run.curve(x, name)[0]))
+    return list(dict.fromkeys(names))
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:

@@ -16,6 +16,7 @@ import yaml
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.errors import ConfigError
 from difftori_isaac.run.metrics import read_metrics
+from difftori_isaac.run.plot import Curve
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,19 @@ class Results:
             return checkpoints.load(checkpoints.find(self.run_dir, "best")).best_return
         except ConfigError:
             return None
+
+    def curve(self, x: str, y: str) -> Curve:
+        """Two columns of metrics.csv, without the rows in which one is empty or not finite.
+
+        Raises:
+            ConfigError: If there is no column ``x``.
+        """
+        if x not in self.columns:
+            path = self.run_dir / "metrics.csv"
+            raise ConfigError(f"x is {x!r}, which {path} has not; allowed: {', '.join(self.columns)}")
+        xs, ys = self.columns[x], self.columns.get(y, np.full_like(self.columns[x], np.nan))
+        both = np.isfinite(xs) & np.isfinite(ys)
+        return xs[both], ys[both]
 
     def last(self, column: str) -> float | None:
         """The last value of a column; None if it has none."""

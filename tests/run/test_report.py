@@ -126,7 +126,9 @@ def test_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture):
-    for arguments in ([], ["run_dir=a", "runs=b"], [f"run_dir={tmp_path}"], [f"runs={tmp_path}/*"]):
+    run = make_run(tmp_path / "runs" / "one")
+    nothing = [[], ["run_dir=a", "runs=b"], [f"run_dir={tmp_path}"], [f"runs={tmp_path}/*"]]
+    for arguments in (*nothing, [f"run_dir={run}", "x=time"], [f"runs={run}", "label=colour"]):
         assert main(arguments) == 2
         assert "allowed: " in capsys.readouterr().err
 
