@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from difftori_isaac.learners.model_based_config import ModelBasedConfig
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.config import TrainConfig
 from difftori_isaac.run.distributed import ALONE, World
@@ -33,6 +34,8 @@ def test_how_it_was_started_and_what_was_asked_for_must_agree():
         ALONE.check(several)
     with pytest.raises(ConfigError, match="torchrun started 2 processes; allowed: distributed=true"):
         pair.check(alone)
+    with pytest.raises(ConfigError, match="learner is model_based; allowed with distributed=true: ppo"):
+        pair.check(TrainConfig(task="any", distributed=True, learner=ModelBasedConfig()))
     with pytest.raises(ConfigError, match="device is cuda:1; allowed with distributed=true: auto, cuda"):
         pair.device_of("cuda:1")
     assert pair.device_of("cpu") == "cpu"
