@@ -5,18 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from difftori_isaac.trajopt.config import HessianName
-from difftori_isaac.trajopt.problem import TrajOptProblem
+from difftori_isaac.trajopt.objectives import ReturnProblem
+from difftori_isaac.trajopt.problem import SecondOrderModel, TrajOptProblem
 
 
 def implicit_gradient(
-    problem: TrajOptProblem,
-    actions: torch.Tensor,
-    gradient: torch.Tensor,
-    free: torch.Tensor,
-    factor: torch.Tensor,
-    hessian: HessianName,
+    problem: TrajOptProblem, actions: torch.Tensor, free: torch.Tensor, factor: torch.Tensor, hessian: HessianName
 ) -> torch.Tensor:
     """``actions``, carrying the gradient of the optimum with respect to everything the problem depends on.
 
@@ -25,9 +22,8 @@ def implicit_gradient(
     at converged solutions only.
 
     Args:
-        problem: The solved problem.
+        problem: The solved problem, attached to the autograd graph of its parameters.
         actions: Its solution, shape (num_envs, horizon, action_dim).
-        gradient: Cost gradient there, of the same shape, attached to the autograd graph of the problem's parameters.
         free: Components that no bound holds, bool of the same shape.
         factor: :func:`free_factor` of the Gauss-Newton Hessian.
         hessian: ``gauss_newton``, positive definite but exact only where residuals or curvature vanish, or ``exact``;
@@ -41,7 +37,7 @@ def implicit_gradient(
         with torch.no_grad():
             exact, info = torch.linalg.cholesky_ex(_mask(exact_hessian(problem.detached(), actions), free))
             factor = torch.where((info == 0)[:, None, None], exact, factor)
-    return actions + _AdjointSolve.apply(gradient, factor, free)
+    return actions + _AdjointSolve.apply(_gradient_graph(problem, actions), factor, free)
 
 
 def free_factor(hessian: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
@@ -63,6 +59,41 @@ def exact_hessian(problem: TrajOptProblem, actions: torch.Tensor) -> torch.Tenso
 def _mask(hessian: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
     mask = free.flatten(1).to(hessian.dtype)
     return hessian * mask[:, :, None] * mask[:, None, :] + torch.diag_embed(1.0 - mask)
+
+
+def _gradient_graph(problem: TrajOptProblem, actions: torch.Tensor) -> torch.Tensor:
+    """A tensor that passes gradients on as the cost gradient at ``actions`` does; its value is not that gradient."""
+    with torch.enable_grad():
+        if isinstance(problem.model, SecondOrderModel) and not isinstance(problem, ReturnProblem):
+            weights = problem.model.second_order_weights()
+            residual_gradient = _PullGradient.apply(problem.model, problem.discount, actions, problem.z0, *weights)
+            return residual_gradient + problem.action_terms(actions)[1].view_as(actions)
+        variables = actions.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(problem.cost(variables).sum(), variables, create_graph=True)
+        return gradient
+
+
+class _PullGradient(torch.autograd.Function):
+    """Zero in value; pulls back as the gradient of the residuals' cost does."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        model: SecondOrderModel,
+        discount: float,
+        actions: torch.Tensor,
+        z0: torch.Tensor,
+        *weights: torch.Tensor,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(actions, z0, *weights)
+        ctx.model, ctx.discount = model, discount
+        return torch.zeros_like(actions)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, direction: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        actions, z0, *weights = ctx.saved_tensors
+        return None, None, None, *ctx.model.pull_gradient(tuple(weights), z0, actions, direction, ctx.discount)
 
 
 class _AdjointSolve(torch.autograd.Function):

@@ -35,7 +35,7 @@ class TrajOptLayer:
 
         An environment whose state, prior or cost is not finite (status ``NON_FINITE``), or whose cost ends above that
         of its warm start (``DIVERGED``), returns its warm start, passes no gradient on and leaves the others as they
-        are, bit for bit.
+        are, up to rounding.
 
         Args:
             model: Dynamics and residuals, or dynamics, reward and value, as ``objective`` needs.

@@ -68,16 +68,6 @@ def linearize(problem: TrajOptProblem, actions: torch.Tensor, hessian: torch.Ten
     )
 
 
-def recorded_gradient(problem: TrajOptProblem, actions: torch.Tensor) -> torch.Tensor:
-    """Cost gradient at detached ``actions``, of their shape (num_envs, horizon, action_dim), recorded by autograd."""
-    with torch.enable_grad():
-        if isinstance(problem.model, StructuredModel) and not isinstance(problem, ReturnProblem):
-            gradient = _adjoint(problem, actions)[1] + problem.action_terms(actions)[1]
-            return gradient.view_as(actions)
-        variables = actions.clone().requires_grad_()
-        return torch.autograd.grad(problem.cost(variables).sum(), variables, create_graph=True)[0]
-
-
 class _Stage(NamedTuple):
     """A step of the trajectory: square root of its discount, derivatives of its residual and of the next state."""
 

@@ -6,7 +6,7 @@ import torch
 
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.gradients import free_factor, implicit_gradient
-from difftori_isaac.trajopt.linearize import Linearization, linearize, recorded_gradient
+from difftori_isaac.trajopt.linearize import Linearization, linearize
 from difftori_isaac.trajopt.problem import TrajOptProblem
 from difftori_isaac.trajopt.solution import SolverResult, all_finite, zero_where
 
@@ -42,7 +42,5 @@ def conclude(
         step_norm = step.abs().amax(dim=1).masked_fill(~finite, torch.nan)
     if implicit:
         problem = problem.replaced(z0=zero_where(~finite, problem.z0), prior=zero_where(~finite, problem.prior))
-        actions = zero_where(~finite, actions).detach()
-        gradient = recorded_gradient(problem, actions)
-        actions = implicit_gradient(problem, actions, gradient, free, factor, config.implicit_hessian)
+        actions = implicit_gradient(problem, zero_where(~finite, actions), free, factor, config.implicit_hessian)
     return SolverResult(actions, cost.detach(), step_norm, iterations)

@@ -57,6 +57,30 @@ class StructuredModel(Protocol):
         ...
 
 
+@runtime_checkable
+class SecondOrderModel(Protocol):
+    """A :class:`TrajOptModel` that differentiates the cost gradient of its residuals better than autograd does."""
+
+    def second_order_weights(self) -> tuple[torch.Tensor, ...]:
+        """All parameters that its residuals depend on."""
+        ...
+
+    def pull_gradient(
+        self,
+        weights: tuple[torch.Tensor, ...],
+        z0: torch.Tensor,
+        actions: torch.Tensor,
+        direction: torch.Tensor,
+        discount: float,
+    ) -> tuple[torch.Tensor, ...]:
+        """Gradients of ``d/dε C(actions + ε direction)``, summed over environments, for z0 and for each weight.
+
+        ``C`` is the cost of the residuals alone; ``actions`` and ``direction`` have shape
+        (num_envs, horizon, action_dim).
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class TrajOptProblem:
     """A least-squares shooting problem of every environment on its own, over ``low <= a <= high``.
@@ -94,6 +118,15 @@ class TrajOptProblem:
     def detached(self) -> TrajOptProblem:
         """A copy whose states and prior are cut from the autograd graph."""
         return self.replaced(z0=self.z0.detach(), prior=self.prior.detach())
+
+    def rows(self, rows: torch.Tensor) -> TrajOptProblem:
+        """The problems of some environments, by their indices."""
+
+        def bound(value: float | torch.Tensor | None) -> float | torch.Tensor | None:
+            per_env = isinstance(value, torch.Tensor) and value.ndim == 3 and len(value) == len(self.z0)
+            return value[rows] if per_env else value  # type: ignore[index]
+
+        return self.replaced(z0=self.z0[rows], prior=self.prior[rows], low=bound(self.low), high=bound(self.high))
 
     def rollout(self, actions: torch.Tensor) -> torch.Tensor:
         """States visited by ``actions``, shape (num_envs, horizon + 1, state_dim)."""

@@ -27,6 +27,11 @@ def value_and_slope(layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, to
     return _ACTIVATIONS[type(layer)].value_and_slope(x)
 
 
+def curvature(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """``σ''(x)`` of an activation layer, of the shape of ``x``."""
+    return _ACTIVATIONS[type(layer)].curvature(x)
+
+
 class _ValueAndSlope(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, activation: Activation) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,7 @@ from torch import nn
 from difftori_isaac.trajopt.problem import Derivatives
 from difftori_isaac.world_models.config import WorldModelConfig
 from difftori_isaac.world_models.mlp import LinearizedMLP, mlp
+from difftori_isaac.world_models.second_order import pull_gradient
 
 
 class LatentWorldModel(nn.Module):
@@ -111,6 +112,25 @@ class LatentWorldModel(nn.Module):
         """Derivatives of :meth:`terminal_residual`."""
         head = LinearizedMLP(self.value_head, z)
         return Derivatives(value=head.value, push=head.push, pull=lambda rows: (head.pull(rows),))
+
+    def second_order_weights(self) -> tuple[torch.Tensor, ...]:
+        """Parameters of dynamics and heads."""
+        return tuple(weight for network in self._planned for weight in network.parameters())
+
+    def pull_gradient(
+        self,
+        weights: tuple[torch.Tensor, ...],
+        z0: torch.Tensor,
+        actions: torch.Tensor,
+        direction: torch.Tensor,
+        discount: float,
+    ) -> tuple[torch.Tensor, ...]:
+        """See :func:`~difftori_isaac.world_models.second_order.pull_gradient`."""
+        return pull_gradient(self._planned, weights, z0, actions, direction, discount)
+
+    @property
+    def _planned(self) -> tuple[nn.Sequential, nn.Sequential, nn.Sequential]:
+        return self.dynamics, self.reward_head, self.value_head
 
     def reward(self, z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         """Predicted rewards in units of ``return_std``, shape (num_envs,)."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from rsl_rl.utils import resolve_nn_activation
 
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.layer import TrajOptLayer
 from difftori_isaac.trajopt.linearize import linearize
 from difftori_isaac.trajopt.problem import StructuredModel, TrajOptProblem
+from difftori_isaac.world_models.activations import curvature, value_and_slope
 from difftori_isaac.world_models.config import SMOOTH_ACTIVATIONS, WorldModelConfig
 from difftori_isaac.world_models.latent import LatentWorldModel
 
@@ -57,6 +59,37 @@ def test_unrolled_gradients_match_automatic_differentiation(action_dim):
     ]
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("hidden_dims", [(), (9,), (9, 7)], ids=str)
+@pytest.mark.parametrize("activation", SMOOTH_ACTIVATIONS)
+def test_implicit_gradient_matches_automatic_differentiation(activation, hidden_dims):
+    """Both are derivatives of the cost gradient at the same optimum."""
+    torch.manual_seed(0)
+    config = WorldModelConfig(encoder_dims=(8, 6), hidden_dims=hidden_dims, activation=activation, head_scale=1.0)
+    model = LatentWorldModel(5, 2, config).double()
+    z0 = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    prior = torch.randn(4, 3, 2, dtype=torch.float64, requires_grad=True)
+    layer = TrajOptLayer(TrajOptConfig(iterations=3, prior_weight=0.7, action_rate_weight=0.3))
+    variables = [z0, prior, *model.second_order_weights()]
+    upstream = torch.randn(4, 3, 2, dtype=torch.float64)
+    gradients = [
+        torch.autograd.grad((layer(candidate, z0, prior).actions * upstream).sum(), variables)
+        for candidate in (model, Plain(model))
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("activation", SMOOTH_ACTIVATIONS)
+def test_slopes_and_curvatures_are_derivatives(activation):
+    layer = resolve_nn_activation(activation)
+    x = torch.tensor([-30.0, -4.0, -1.3, -0.1, 0.2, 1.7, 5.0, 30.0], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(layer(x).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(slope.sum(), x)
+    for result in (value_and_slope(layer, x), value_and_slope(layer, x.detach())):
+        torch.testing.assert_close(result, (layer(x), slope), check_dtype=False)
+    torch.testing.assert_close(curvature(layer, x.detach()), second)
 
 
 def test_prior_plan_is_the_prior_rolled_through_the_model():

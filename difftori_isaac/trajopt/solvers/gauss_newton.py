@@ -15,6 +15,8 @@ from difftori_isaac.trajopt.problem import TrajOptProblem
 from difftori_isaac.trajopt.solution import SolverResult
 
 _DAMPING_MIN, _DAMPING_MAX = 1e-7, 1e7
+_MIN_GATHERED_FROM = 256
+"""Batches from which environments that still move are gathered; an iteration of smaller ones costs overhead alone."""
 
 
 def solve(
@@ -40,14 +42,20 @@ def solve(
             with torch.enable_grad():
                 state = state._replace(point=linearize(problem, state.actions))
         moving = _moving(problem, state, config)
-        if first_recorded == config.iterations and _readable(moving) and not moving.any():
-            break
+        keep = (iteration + 1) % config.hessian_every > 0
+        if first_recorded == config.iterations and _readable(moving):
+            rows = moving.nonzero()[:, 0]
+            if len(rows) == 0:
+                break
+            if len(rows) <= len(moving) // 2 and len(moving) >= _MIN_GATHERED_FROM:
+                with torch.no_grad():
+                    part = _iterate(problem.rows(rows), state.rows(rows), config, moving[rows], keep=keep)
+                    state = state.with_rows(rows, part)
+                continue
         with torch.set_grad_enabled(recorded):
-            candidate = _step(problem, state)
-            with torch.set_grad_enabled(recorded and iteration + 1 < config.iterations):
-                keep = (iteration + 1) % config.hessian_every > 0
-                point = linearize(problem, candidate, state.point.hessian if keep else None)
-            state = _accept(problem, state, candidate, point, config, torch.ones_like(moving) if recorded else moving)
+            last = iteration + 1 == config.iterations
+            allowed = torch.ones_like(moving) if recorded else moving
+            state = _iterate(problem, state, config, allowed, keep=keep, record_point=recorded and not last)
     implicit = differentiable and config.backward_mode == "implicit"
     return conclude(problem, state.actions, state.accepted, config, implicit=implicit, linearization=state.point)
 
@@ -62,6 +70,40 @@ class _State(NamedTuple):
     point: Linearization
     damping: torch.Tensor
     accepted: torch.Tensor
+
+    def rows(self, rows: torch.Tensor) -> _State:
+        """That of some environments."""
+        point = Linearization(*(tensor[rows] for tensor in self.point))
+        return _State(self.actions[rows], point, self.damping[rows], self.accepted[rows])
+
+    def with_rows(self, rows: torch.Tensor, part: _State) -> _State:
+        """This one with that of some environments replaced."""
+
+        def put(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+            return old.index_copy(0, rows, new)
+
+        return _State(
+            put(self.actions, part.actions),
+            Linearization(*map(put, self.point, part.point)),
+            put(self.damping, part.damping),
+            put(self.accepted, part.accepted),
+        )
+
+
+def _iterate(
+    problem: TrajOptProblem,
+    state: _State,
+    config: TrajOptConfig,
+    allowed: torch.Tensor,
+    *,
+    keep: bool,
+    record_point: bool = False,
+) -> _State:
+    """One iteration; only environments of ``allowed`` may move, ``keep`` reuses their Hessians."""
+    candidate = _step(problem, state)
+    with torch.set_grad_enabled(record_point):
+        point = linearize(problem, candidate, state.point.hessian if keep else None)
+    return _accept(problem, state, candidate, point, config, allowed)
 
 
 def _moving(problem: TrajOptProblem, state: _State, config: TrajOptConfig) -> torch.Tensor:

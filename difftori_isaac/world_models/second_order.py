@@ -1,0 +1,98 @@
+"""The derivative of a plan's cost gradient with respect to all that a latent model is made of, without autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from difftori_isaac.world_models.activations import curvature, value_and_slope
+
+
+def pull_gradient(
+    networks: Sequence[nn.Sequential],
+    weights: Sequence[torch.Tensor],
+    z0: torch.Tensor,
+    actions: torch.Tensor,
+    direction: torch.Tensor,
+    discount: float,
+) -> tuple[torch.Tensor, ...]:
+    """Gradients of ``d/dε C(actions + ε direction)``, summed over environments.
+
+    ``C = ½ Σ_t γ^t ‖φ(z_t, a_t)‖² + ½ γ^H ‖ψ(z_H)‖²``. States and their tangents are rolled out side by side, and both
+    are pulled back together: forward over reverse (Pearlmutter, 1994), each layer one matrix product for both.
+
+    Args:
+        networks: Change of the state, φ and ψ: the first two of state and action side by side, the last of the state.
+        weights: Their parameters, one network after the other.
+        z0: Initial states, shape (num_envs, latent_dim).
+        actions: Shape (num_envs, horizon, action_dim).
+        direction: Of the shape of ``actions``.
+        discount: Discount γ.
+
+    Returns:
+        The gradients for z0 and for each of the weights.
+    """
+    grads = [torch.zeros_like(weight) for weight in weights]
+    ends = [0]
+    for network in networks:
+        ends.append(ends[-1] + sum(1 for _ in network.parameters()))
+    dynamics, phi, psi = (
+        _Tangents(network, weights[start:end], grads[start:end])
+        for network, start, end in zip(networks, ends[:-1], ends[1:], strict=True)
+    )
+    latent_dim, horizon = z0.shape[1], actions.shape[1]
+    moving_actions = torch.stack((actions, direction))
+    z = torch.stack((z0, torch.zeros_like(z0)))
+    residuals = []
+    for t in range(horizon):
+        inputs = torch.cat((z, moving_actions[:, :, t]), dim=2)
+        residuals.append(phi.push(inputs))
+        z = z + dynamics.push(inputs)
+    residual = psi.push(z)
+    rows = psi.pull(discount**horizon * residual.flip(0))  # of φ·δφ: δφ for φ, φ for δφ
+    for t in reversed(range(horizon)):
+        pulled = phi.pull(discount**t * residuals[t].flip(0))
+        pulled += dynamics.pull(rows)
+        rows = rows + pulled[:, :, :latent_dim]
+    return rows[0], *grads
+
+
+class _Tangents:
+    """An MLP applied to values and their tangents, shape (2, num_envs, dim), and its reverse, last call first."""
+
+    def __init__(self, network: nn.Sequential, weights: Sequence[torch.Tensor], grads: Sequence[torch.Tensor]) -> None:
+        self._linears = list(zip(weights[::2], weights[1::2], grads[::2], grads[1::2], strict=True))
+        self._activations = [layer for layer in network if not isinstance(layer, nn.Linear)]
+        self._calls: list[tuple[list[torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]] = []
+
+    def push(self, rows: torch.Tensor) -> torch.Tensor:
+        """Value and tangent of the output."""
+        inputs, bends = [], []
+        for i, (weight, bias, _, _) in enumerate(self._linears):
+            inputs.append(rows)
+            rows = rows @ weight.T
+            rows[0] += bias
+            if i < len(self._activations):
+                (x, tangent), activation = rows, self._activations[i]
+                value, slope = value_and_slope(activation, x)
+                bends.append((slope, tangent * curvature(activation, x)))
+                rows = torch.stack((value, slope * tangent))
+        self._calls.append((inputs, bends))
+        return rows
+
+    def pull(self, rows: torch.Tensor) -> torch.Tensor:
+        """Gradients for value and tangent of the last input not yet pulled; those of the parameters are added up."""
+        inputs, bends = self._calls.pop()
+        for i in reversed(range(len(self._linears))):
+            weight, _, weight_grad, bias_grad = self._linears[i]
+            if i < len(bends):
+                slope, bend = bends[i]
+                scaled = rows * slope
+                scaled[0].addcmul_(rows[1], bend)
+                rows = scaled
+            weight_grad.addmm_(rows.flatten(0, 1).T, inputs[i].flatten(0, 1))
+            bias_grad += rows[0].sum(dim=0)
+            rows = rows @ weight
+        return rows
