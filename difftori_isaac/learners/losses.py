@@ -81,16 +81,18 @@ def model_losses(model: LatentWorldModel, batch: Sequences, config: ModelLossCon
     rho = config.rho ** torch.arange(length, dtype=z.dtype, device=z.device)
     rewards = batch.rewards / model.return_std
     values = (batch.returns - model.return_mean) / model.return_std
-    errors: dict[str, list[torch.Tensor]] = {"consistency": [], "reward": [], "value": []}
+    predicted = [z]
     for k in range(length):
-        action = batch.actions[:, k]
-        errors["value"].append(F.huber_loss(model.terminal_value(z), values[:, k], reduction="none"))
-        errors["reward"].append(F.huber_loss(model.reward(z, action), rewards[:, k], reduction="none"))
-        z = model.next(z, action)
-        errors["consistency"].append((z - targets[:, k]).square().mean(dim=-1))
+        predicted.append(model.next(predicted[-1], batch.actions[:, k]))
+    zs = torch.stack(predicted, dim=1)
+    errors = {
+        "consistency": (zs[:, 1:] - targets).square().mean(dim=-1),
+        "reward": F.huber_loss(model.reward(zs[:, :-1], batch.actions), rewards, reduction="none"),
+        "value": F.huber_loss(model.terminal_value(zs[:, :-1]), values, reduction="none"),
+    }
     weights = {"consistency": batch.continued, "reward": batch.continued, "value": batch.reached}
     losses = {}
     for name, error in errors.items():
         weight = rho * weights[name]
-        losses[name] = (weight * torch.stack(error, dim=1)).sum() / weight.sum().clamp(min=1.0)
+        losses[name] = (weight * error).sum() / weight.sum().clamp(min=1.0)
     return losses

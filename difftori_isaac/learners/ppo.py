@@ -83,11 +83,13 @@ class TrajOptPPO(PPO):
         plan = [*model.dynamics.parameters(), *model.reward_head.parameters(), *model.value_head.parameters()]
         rest = [p for net in (self.actor, self.critic) for p in net.parameters() if not any(p is q for q in plan)]
         self.optimizer = ScaledAdam(
-            [{"params": rest}, {"params": plan, "lr_scale": plan_lr_scale}], lr=self.learning_rate
+            [{"params": rest}, {"params": plan, "lr_scale": plan_lr_scale}], lr=self.learning_rate, fused=True
         )
         self.plan_lr_scale = plan_lr_scale
         self.model_loss_config = model_losses
-        self.model_optimizer = torch.optim.Adam(self.world_model.parameters(), lr=model_losses.learning_rate)
+        self.model_optimizer = torch.optim.Adam(
+            self.world_model.parameters(), lr=model_losses.learning_rate, fused=True
+        )
         self._last_obs: TensorDict | None = None
 
     @property
