@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import isfinite
 
 import torch
 
 
 def clipped_gradients(
     loss: torch.Tensor, parameters: Sequence[torch.Tensor], max_norm: float
-) -> tuple[list[torch.Tensor], torch.Tensor]:
+) -> tuple[list[torch.Tensor], bool]:
     """Gradient of ``loss`` for each parameter, of norm at most ``max_norm`` over all of them; zero if not finite.
 
     Returns:
-        The gradients, and whether they were not finite, a scalar bool.
+        The gradients, and whether they were finite.
     """
     gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
-    total = norm(gradients)
-    finite = total.isfinite()
-    scale = (max_norm / total.clamp(min=1e-6)).clamp(max=1.0)
-    return [torch.where(finite, scale * gradient, 0.0) for gradient in gradients], ~finite
+    total = norm(gradients).item()
+    if not isfinite(total):
+        return [torch.zeros_like(gradient) for gradient in gradients], False
+    if total > max_norm:
+        return list(torch._foreach_mul(gradients, max_norm / total)), True
+    return list(gradients), True
 
 
 def accumulate(parameters: Iterable[torch.Tensor], gradients: Iterable[torch.Tensor]) -> None:

@@ -212,12 +212,12 @@ class ModelBased:
 
     def _backward(self, name: str, loss: torch.Tensor, parameters: list[nn.Parameter]) -> None:
         """Add the clipped gradient of a loss; count it in, by the part of the model that it reaches."""
-        gradients, nonfinite = clipped_gradients(loss, parameters, self.config.max_grad_norm)
+        gradients, finite = clipped_gradients(loss, parameters, self.config.max_grad_norm)
         accumulate(parameters, gradients)
         of = dict(zip(parameters, gradients, strict=True))
         parts = {part: [of[p] for p in items] for part, items in self._parts.items() if items[0] in of}
         norms = {f"grad_{name}_{part}": norm(items) for part, items in parts.items()}
-        self._count(norms | {f"nonfinite_{name}_losses": nonfinite})
+        self._count(norms | {f"nonfinite_{name}_losses": torch.tensor(float(not finite))})
 
     @torch.no_grad()
     def _count(self, values: Mapping[str, torch.Tensor]) -> None:

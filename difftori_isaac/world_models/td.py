@@ -92,7 +92,8 @@ class TdWorldModel(nn.Module):
         """Move ``value_unit`` a step ``tau`` towards the range from the 5th to the 95th percentile of ``values``."""
         if self.config.value_scale == "percentile":
             low, high = torch.quantile(values.flatten(), values.new_tensor((0.05, 0.95)))
-            self.value_unit.lerp_((high - low).clamp(min=1.0), tau)
+            spread = (high - low).clamp(min=1.0)
+            self.value_unit.lerp_(torch.where(spread.isfinite(), spread, self.value_unit), tau)
 
     def augment(self, obs: TensorDict) -> TensorDict:
         """Observations of sub-sequences, batch size (batch, time), with randomly shifted images."""

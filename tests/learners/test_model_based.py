@@ -1,0 +1,251 @@
+"""The model-based learner on a small environment of its own: a cart driven to a place by its acceleration."""
+
+from copy import deepcopy
+from io import BytesIO
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from difftori_isaac.learners.model_based import build_model_based
+from difftori_isaac.learners.model_based_config import ModelBasedConfig
+from difftori_isaac.learners.td_losses import plan_loss
+from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.world_models.td_config import TdWorldModelConfig
+
+CHEAP = {"update_to_data": 0.02, "seed_steps": 128, "batch_size": 16, "plan_batch_size": 4}
+SMALL = {"latent_dim": 12, "encoder_dims": (24,), "hidden_dims": (24,)}
+SCALAR = {"reward_head": "scalar", "value_head": "scalar"}
+PARTS = ("encoder", "dynamics", "reward", "q", "prior")
+
+
+class Cart:
+    """Drive a cart to the origin within 40 steps; position [m] and velocity [m/s] are observed."""
+
+    num_actions, max_episode_length, device = 1, 40, "cpu"
+
+    def __init__(self, num_envs):
+        self.num_envs = num_envs
+        self.state, self.age = self._start(), torch.randint(40, (num_envs,))
+
+    def _start(self):
+        return 2.0 * torch.rand(self.num_envs, 2) - 1.0
+
+    def get_observations(self):
+        return TensorDict({"policy": self.state.clone()}, [self.num_envs])
+
+    def step(self, actions):
+        velocity = self.state[:, 1] + 0.2 * actions[:, 0]
+        self.state = torch.stack((self.state[:, 0] + 0.2 * velocity, velocity), dim=1)
+        self.age = self.age + 1
+        rewards = -self.state[:, 0].square() - 0.1 * velocity.square()
+        lost = self.state[:, 0].abs() > 3.0
+        rewards, dones = rewards - 10.0 * lost, lost | (self.age >= 40)
+        extras = {"time_outs": (self.age >= 40) & ~lost, "final_obs": self.get_observations()}
+        self.state = torch.where(dones[:, None], self._start(), self.state)
+        self.age = torch.where(dones, 0, self.age)
+        return self.get_observations(), rewards, dones.long(), extras
+
+
+def build(num_envs=16, *, seed=0, trajopt=None, world_model=None, **learner):
+    torch.manual_seed(seed)
+    env = Cart(num_envs)
+    defaults = {
+        "seed_steps": 256,
+        "exploration_steps": 2000,
+        "horizon_start": 3,
+        "batch_size": 64,
+        "plan_batch_size": 32,
+    }
+    algorithm = build_model_based(
+        env,
+        policy="trajopt",
+        trajopt=TrajOptConfig(**{"hessian_every": 4} | (trajopt or {})),
+        world_model=TdWorldModelConfig(**SMALL | (world_model or {})),
+        learner=ModelBasedConfig(**defaults | learner),
+        device="cpu",
+    )
+    return env, algorithm
+
+
+def collect(env, algorithm, obs, num_steps=None):
+    rewards = []
+    with torch.inference_mode():
+        for _ in range(num_steps or algorithm.config.num_steps_per_env):
+            obs, reward, dones, extras = env.step(algorithm.act(obs))
+            algorithm.process_env_step(obs, reward, dones, extras)
+            rewards.append(reward)
+        algorithm.compute_returns(obs)
+    return obs, torch.stack(rewards)
+
+
+def train(env, algorithm, env_steps):
+    obs, rows = env.get_observations(), []
+    while algorithm.env_steps < env_steps:
+        obs, rewards = collect(env, algorithm, obs)
+        rows.append((rewards.mean().item(), algorithm.update()))
+    return rows
+
+
+@pytest.mark.slow
+def test_returns_rise():
+    learner = {"update_to_data": 0.2, "learning_rate": 2e-3, "tau": 0.02, "plan_coef": 1.0, "plan_batch_size": 16}
+    rows = train(*build(trajopt={"prior_weight": 0.2}, horizon=2, **learner), 3072)
+    rewards = torch.tensor([reward for reward, _ in rows])
+    assert rewards[:4].mean() < -0.8 and rewards[-4:].mean() > -0.4
+    metrics = rows[-1][1]
+    for name in (
+        "solver_converged",
+        "update_solver_converged",
+        "solver_failures",
+        "consistency",
+        "plan",
+        "grad_plan_q",
+    ):
+        assert torch.isfinite(torch.tensor(metrics[name])), name
+    assert metrics["solver_converged"] > 0.9 and metrics["solver_failures"] == 0
+    assert metrics["nonfinite_model_losses"] == metrics["nonfinite_plan_losses"] == 0
+
+
+@pytest.mark.parametrize(
+    ("trajopt", "world_model"),
+    [({}, {}), ({"objective": "return"}, SCALAR)],
+    ids=["least_squares", "return"],
+)
+def test_the_plan_loss_has_the_gradient_of_finite_differences_in_every_part(trajopt, world_model):
+    tight = {
+        "prior_weight": 3.0,
+        "iterations": 60,
+        "tolerance": 1e-8,
+        "hessian": "exact",
+        "hessian_every": 1,
+        "horizon": 2,
+    }
+    env, algorithm = build(trajopt=tight | trajopt, world_model=world_model, horizon_start=2)
+    model = algorithm.world_model.double()
+    collect(env, algorithm, env.get_observations(), 6)
+    batch = algorithm.replay.sample(8, 2)
+    batch = batch._replace(obs=batch.obs.double())
+    for part, parameters in model.parts().items():
+        for parameter in parameters:
+            parameter.data.add_(0.2 * torch.randn_like(parameter))
+        direction = [torch.randn_like(parameter) for parameter in parameters]
+        gradients = torch.autograd.grad(plan_loss(algorithm.policy, batch, 8), parameters, materialize_grads=True)
+        slope = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True)).item()
+        values, step = [], 1e-6
+        for sign in (1.0, -1.0):
+            for parameter, along in zip(parameters, direction, strict=True):
+                parameter.data.add_(sign * step * along)
+            values.append(plan_loss(algorithm.policy, batch, 8).item())
+            for parameter, along in zip(parameters, direction, strict=True):
+                parameter.data.sub_(sign * step * along)
+        assert algorithm.policy.statistics.pop()["update_solver_converged"] == 1.0
+        assert abs(slope) > 1e-9 and slope == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-3), part
+
+
+@pytest.mark.parametrize(
+    ("trajopt", "learner", "trained"),
+    [
+        ({}, {}, set(PARTS)),
+        ({"train_through_plan": False}, {}, set()),
+        ({"solver": "mppi", "mppi": {"num_samples": 16, "num_elites": 4}}, {}, set()),
+        ({}, {"plan_coef": 0.0}, set()),
+    ],
+    ids=["default", "mismatch", "mppi", "no plan loss"],
+)
+def test_which_parts_have_a_gradient_through_the_plan(trajopt, learner, trained):
+    env, algorithm = build(trajopt=trajopt, **CHEAP | learner)
+    metrics = train(env, algorithm, 256)[-1][1]
+    assert {part for part in PARTS if metrics.get(f"grad_plan_{part}", 0.0) > 0.0} == trained
+    assert {part for part in PARTS if metrics.get(f"grad_model_{part}", 0.0) > 0.0} == set(PARTS) - {"prior"}
+    assert metrics["grad_prior_prior"] > 0.0 and 0.0 <= metrics["solver_converged"] <= 1.0
+
+
+@pytest.mark.parametrize("num_envs", [4, 32])
+def test_schedules_count_environment_steps(num_envs):
+    env, algorithm = build(
+        num_envs, **CHEAP | {"update_to_data": 0.03}, horizon_start=1, horizon_steps=256, exploration_steps=512
+    )
+    train(env, algorithm, 256)
+    assert algorithm.env_steps == 256 and algorithm.num_updates == 7 and algorithm.updates_due == pytest.approx(0.68)
+    assert algorithm.policy.horizon == 3 and algorithm.policy.output_std.item() == pytest.approx(0.275)
+
+
+def test_training_goes_on_from_a_saved_state_bit_for_bit():
+    settings = CHEAP | {"save_replay": True, "sampling": "prioritized"}
+    env, algorithm = build(**settings)
+    train(env, algorithm, 256)
+    file = BytesIO()
+    torch.save(algorithm.save(), file)
+    file.seek(0)
+    _, other = build(**settings, seed=1)
+    assert other.load(torch.load(file, weights_only=True), None, True)
+    algorithm.load(algorithm.save(), None, True)  # both begin new episodes
+    for learner, world in ((algorithm, deepcopy(env)), (other, env)):
+        torch.manual_seed(7)
+        train(world, learner, 512)
+    assert other.num_updates == algorithm.num_updates == 10
+    for (name, value), expected in zip(
+        other.world_model.state_dict().items(), algorithm.world_model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, expected), name
+
+
+def test_a_resumed_run_without_its_replay_acts_by_its_policy_until_it_has_seen_enough():
+    env, algorithm = build(**CHEAP | {"seed_steps": 256})
+    train(env, algorithm, 256)
+    other_env, other = build(**CHEAP | {"seed_steps": 256}, seed=1)
+    other.load(algorithm.save(), None, True)
+    updates, obs = other.num_updates, other_env.get_observations()
+    with torch.inference_mode():
+        other.act(obs)
+    assert other.policy.statistics.pop()["solver_converged"] > 0.0, "it plans, and does not act at random"
+    train(other_env, other, 256 + 128)
+    assert other.num_updates == updates
+    train(other_env, other, 256 + 256)
+    assert other.num_updates > updates
+
+
+def test_failures_are_contained():
+    env, algorithm = build(**CHEAP | {"batch_size": 512})
+    obs = env.get_observations()
+    obs, _ = collect(env, algorithm, obs, 16)
+    algorithm.replay.rows["obs/policy"][3, 0] = torch.nan
+    metrics = algorithm.update()
+    assert metrics["nonfinite_model_losses"] == 1.0
+    assert all(torch.isfinite(torch.tensor(value)) for value in metrics.values())
+    assert all(value.isfinite().all() for value in algorithm.world_model.state_dict().values())
+
+
+def test_steps_of_a_failed_environment_are_not_stored():
+    env, algorithm = build(4)
+    with torch.inference_mode():
+        obs, rewards, dones, extras = env.step(algorithm.act(env.get_observations()))
+        algorithm.process_env_step(
+            obs, rewards, dones, extras | {"nonfinite": torch.tensor([True, False, False, True])}
+        )
+    assert algorithm.replay.rows["step"].any(dim=0).tolist() == [False, True, True, False]
+
+
+def test_the_environment_is_given_scaled_actions():
+    env, algorithm = build(action_scale=3.0, exploration_std_start=0.0, exploration_std_end=0.0, seed_steps=0)
+    obs = env.get_observations()
+    with torch.inference_mode():
+        actions, deterministic = algorithm.act(obs), algorithm.get_policy()(obs)
+    assert torch.equal(actions, deterministic)
+    assert algorithm.policy.action(obs).abs().max() <= 1.0 and torch.equal(actions, 3.0 * algorithm.policy.action(obs))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"world_model": SCALAR}, "objective is 'least_squares', but world_model.reward_head is 'scalar'"),
+        ({"obs_groups": {"actor": ["critic"]}}, "obs_groups has 'critic'; allowed: policy"),
+        ({"plan_batch_size": 512}, "plan_batch_size is 512; allowed: at most learner.batch_size = 64"),
+        ({"update_to_data": 0.0}, "update_to_data is 0.0; allowed: above 0"),
+        ({"discount": 1.5}, "discount is 1.5; allowed: a number from 0 to 1"),
+    ],
+)
+def test_bad_settings_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build(**arguments)

@@ -1,0 +1,155 @@
+"""The temporal-difference world model: heads, normalisations, targets, and what the planner sees of it."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensordict import TensorDict
+from torch.func import jvp, vmap
+
+from difftori_isaac.world_models.td import TdWorldModel
+from difftori_isaac.world_models.td_config import TdWorldModelConfig
+from difftori_isaac.world_models.td_networks import SimNorm, random_shift, symexp, symlog, two_hot
+
+NUM_ENVS, OBS_DIM, ACTION_DIM = 5, 6, 2
+SMALL = {"latent_dim": 8, "encoder_dims": (8,), "hidden_dims": (12,)}
+NORMALIZED = {"layer_norm": True, "latent_norm": "simnorm", "simnorm_dim": 4, "prior": "gaussian", "num_q": 3}
+
+
+def build(obs=None, groups=("policy",), **settings):
+    torch.manual_seed(0)
+    obs = TensorDict({"policy": torch.randn(NUM_ENVS, OBS_DIM)}, [NUM_ENVS]) if obs is None else obs
+    model = TdWorldModel(obs, list(groups), ACTION_DIM, TdWorldModelConfig(**SMALL | settings), return_unit=20.0)
+    for head in [*model.heads(), model.reward_head]:
+        if head.maximum is not None:
+            head.maximum.data.uniform_(0.5, 1.5)
+    return model, obs
+
+
+@settings(max_examples=50, deadline=None)
+@given(x=st.lists(st.floats(-2e4, 2e4), min_size=1, max_size=5).map(lambda x: torch.tensor(x, dtype=torch.float64)))
+def test_two_hot_keeps_the_mean_in_symmetric_logarithms(x):
+    bins = torch.linspace(-10.0, 10.0, 101, dtype=torch.float64)
+    probabilities = two_hot(x, bins)
+    assert probabilities.sum(dim=-1).allclose(torch.ones_like(x)) and (probabilities > 0).sum(dim=-1).max() <= 2
+    assert symexp((probabilities * bins).sum(dim=-1)).allclose(x, rtol=1e-9, atol=1e-9)
+    assert symexp(symlog(x)).allclose(x)
+
+
+def test_simnorm_gives_probabilities_in_every_group():
+    z = SimNorm(4)(torch.randn(3, 5, 8)).unflatten(-1, (2, 4))
+    assert (z > 0).all() and z.sum(dim=-1).allclose(torch.ones(3, 5, 2))
+
+
+@pytest.mark.parametrize("head", ["scalar", "two_hot", "residual"])
+def test_a_head_learns_a_number(head):
+    model, _ = build(value_head=head)
+    critic, x, target = model.heads()[0], torch.randn(16, 10), torch.linspace(-12.0, 15.0, 16)
+    optimizer = torch.optim.Adam(critic.parameters(), lr=2e-2)
+    for _ in range(400):
+        optimizer.zero_grad()
+        critic.loss(critic(x), target).mean().backward()
+        optimizer.step()
+    assert (critic.value(critic(x)) - target).abs().mean() < 2.0
+
+
+def test_targets_move_towards_the_critics_by_tau():
+    model, _ = build()
+    pairs = [(model.critics, model.target_critics), (model.raw_critics, model.target_raw_critics)]
+    before = [[p.clone() for p in target.parameters()] for _, target in pairs]
+    for critics, _ in pairs:
+        for parameter in critics.parameters():
+            parameter.data.add_(1.0)
+    model.update_targets(0.25)
+    for olds, (critics, targets) in zip(before, pairs, strict=True):
+        for old, source, target in zip(olds, critics.parameters(), targets.parameters(), strict=True):
+            assert target.allclose(old + 0.25 * (source - old)) and not target.requires_grad
+
+
+def test_the_value_unit_follows_the_spread_of_values_and_is_at_least_one():
+    model, _ = build()
+    model.update_value_unit(torch.linspace(0.0, 100.0, 101), tau=1.0)
+    assert model.value_unit.item() == pytest.approx(90.0)
+    model.update_value_unit(torch.zeros(10), tau=1.0)
+    assert model.value_unit.item() == 1.0
+
+
+@pytest.mark.parametrize("settings", [{}, NORMALIZED])
+def test_squared_residuals_are_the_return_up_to_constants(settings):
+    model, obs = build(**settings)
+    model.value_unit.fill_(3.0)
+    z, a = model.encode(obs), torch.rand(NUM_ENVS, ACTION_DIM) * 2 - 1
+    top = max(head.maximum for head in model.heads()[:2]) * model.heads()[0].unit / 3.0
+    squares = 0.5 * model.terminal_residual(z).square().sum(dim=1)
+    assert (top - squares).allclose(model.terminal_value(z), atol=1e-5)
+    assert model.terminal_value(z).allclose(model.q(z, model.pi(z))[:2].amin(dim=0) / 3.0, atol=1e-5)
+    squares = 0.5 * model.stage_residual(z, a).square().sum(dim=1)
+    assert (model.reward_head.maximum / 3.0 - squares).allclose(model.reward(z, a), atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, NORMALIZED])
+@pytest.mark.parametrize("name", ["next", "stage", "terminal"])
+def test_derivatives_are_those_of_automatic_differentiation(name, settings):
+    model, obs = build(**settings)
+    model.double()
+    z = model.encode(obs.double()).detach()
+    primals = (z,) if name == "terminal" else (z, torch.rand(NUM_ENVS, ACTION_DIM).double())
+    function = model.next if name == "next" else getattr(model, f"{name}_residual")
+    derivatives = getattr(model, f"{name}_derivatives")(*primals)
+    tangents = [torch.randn(3, *primal.shape, dtype=torch.float64) for primal in primals]
+    expected = vmap(lambda *rows: jvp(function, primals, rows)[1])(*tangents)
+    assert derivatives.value.allclose(function(*primals))
+    assert derivatives.push(*(tangent.clone() for tangent in tangents)).allclose(expected)
+    cotangents = torch.randn_like(expected)
+    pulled = derivatives.pull(cotangents.clone())
+    inner = sum((rows * tangent).sum() for rows, tangent in zip(pulled, tangents, strict=True))
+    assert inner.allclose((cotangents * expected).sum())
+
+
+def test_a_gaussian_prior_has_the_density_it_says():
+    model, obs = build(prior="gaussian", log_std_min=-1.0, log_std_max=0.5)
+    z = model.encode(obs)[:1].expand(20000, -1)
+    actions, log_prob = model.sample_pi(z)
+    edges = torch.linspace(-1.0, 1.0, 5)
+    inside = torch.ones(len(z), dtype=torch.bool)
+    for component in range(ACTION_DIM):
+        inside &= (actions[:, component] > edges[1]) & (actions[:, component] < edges[3])
+    volume = (torch.where(inside, (-log_prob).exp(), 0.0)).mean()
+    assert volume.item() == pytest.approx(1.0, abs=0.1), "the mean of 1/p over a region is the region's size"
+
+
+def test_pixels_and_flat_groups_are_encoded_together_and_images_are_shifted():
+    images = torch.randint(0, 256, (2, 3, 84, 84), dtype=torch.uint8)
+    obs = TensorDict({"policy": torch.randn(2, OBS_DIM), "pixels": images}, [2])
+    model, _ = build(obs, ("policy", "pixels"))
+    z = model.encode(obs)
+    assert z.shape == (2, 8)
+    for group in ("policy", "pixels"):
+        other = obs.clone()
+        other[group] = other[group].flip(0)
+        assert not model.encode(other).allclose(z), group
+    sequence = obs[:, None].expand(2, 4).clone()
+    shifted = model.augment(sequence)
+    assert shifted["pixels"].dtype == torch.uint8 and shifted["pixels"].shape == sequence["pixels"].shape
+    assert torch.equal(shifted["pixels"][:, 0], shifted["pixels"][:, 3]), "a sequence is shifted as one"
+    ramp = torch.arange(84.0).expand(1, 1, 1, 84, 84)
+    move = random_shift(ramp, 4)[0, 0, 0, 40, 10:70] - ramp[0, 0, 0, 40, 10:70]
+    assert move.unique().numel() == 1 and move.abs().max() <= 4
+    assert torch.equal(random_shift(ramp, 0), ramp)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"latent_norm": "simnorm", "latent_dim": 12},
+            "latent_dim is 12; allowed with latent_norm=simnorm",
+        ),
+        ({"activation": "relu"}, "activation is 'relu'; allowed: swish"),
+        ({"vmin": 3.0, "vmax": 1.0}, "vmin is 3.0 and world_model.vmax is 1.0"),
+        ({"num_q": 1}, "num_q is 1; allowed: an integer of at least 2"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TdWorldModelConfig(**settings)
