@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from difftori_isaac.run.metrics import COLUMNS, Row
 
 TIME = ("wall_time_s", "env_steps_per_s")
-TRAIN = (*(name for name in COLUMNS if name not in TIME), "learning_rate", "action_std")
+LEARNER = ("learning_rate", "action_std", "num_updates", "replay_steps", "value_unit")
+TRAIN = (*(name for name in COLUMNS if name not in TIME), *LEARNER)
+PLANNER = ("plan_shift", "planning_horizon")
 
 
 def curve_name(column: str) -> str:
@@ -19,9 +21,8 @@ def curve_name(column: str) -> str:
         return "grad/" + column.removeprefix("grad_")
     if "solver_" in column:
         return "solver/" + column.replace("solver_", "", 1)
-    if column == "plan_shift":
-        return "solver/plan_shift"
-    return ("time/" if column in TIME else "train/" if column in TRAIN else "loss/") + column
+    groups = {"time/": TIME, "train/": TRAIN, "solver/": PLANNER}
+    return next((group for group, names in groups.items() if column in names), "loss/") + column
 
 
 def curves(row: Row, log: Mapping[str, float]) -> dict[str, float]:

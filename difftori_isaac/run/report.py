@@ -7,6 +7,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -98,7 +99,7 @@ def run_page(run: Results, path: Path, *, x: str) -> str:
     """The page of one run, to lie at ``path``."""
 
     def lines(panel: Panel) -> list[Line]:
-        named = zip(panel.columns.items(), COLOURS, strict=False)
+        named = zip(panel.columns.items(), cycle(COLOURS), strict=False)
         return [Line(label, colour, [run.curve(x, column)]) for (label, column), colour in named]
 
     return _render(

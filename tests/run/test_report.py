@@ -65,6 +65,7 @@ def test_curves_are_grouped_by_what_they_tell():
         "plan_shift": "solver/plan_shift",
         "grad_reward_head": "grad/reward_head",
         "model_value": "loss/model_value",
+        "replay_steps": "train/replay_steps",
     }
     assert {column: curve_name(column) for column in names} == names
     panels = arrange([*names, "iteration", "solver_converged", "grad_encoder"], together=True)
