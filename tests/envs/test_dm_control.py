@@ -4,6 +4,7 @@ import sys
 from contextlib import closing
 from ctypes.util import find_library
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,6 +63,17 @@ def test_an_action_is_held_and_its_rewards_are_summed():
         steps = [env.step(actions.clamp(-1, 1)) for _ in range(3)]
     assert torch.equal(steps[-1][0]["policy"], obs["policy"])
     assert reward.item() == pytest.approx(sum(step[1].item() for step in steps)) != 0.0
+
+
+@pytest.mark.parametrize("task", ["walker-walk", "lqr-lqr-2-1"])
+def test_actions_are_scaled_and_clipped(task):
+    env = TASKS[task].make(action_repeat=1, pixels=False, seed=0, frame=(1, 1))
+    physics, spec = env._env.physics, env._env.action_spec()
+    env.reset(seed=0)
+    for action, control in ((5.0, spec.maximum), (-1.0, spec.minimum), (0.0, (spec.maximum + spec.minimum) / 2)):
+        env.step(np.full(spec.shape, action))
+        assert physics.control() == pytest.approx(control)
+    env.close()
 
 
 def test_the_time_limit_truncates():
