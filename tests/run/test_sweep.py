@@ -141,6 +141,18 @@ def test_a_sweep_goes_on_with_what_failed_and_leaves_the_rest(
     assert "exists and is no sweep" in capsys.readouterr().err
 
 
+def test_a_search_maximises_the_return(in_tmp_path: Path, make_checkpoint, capsys: pytest.CaptureFixture):
+    """Both trials are finished, so that nothing is trained."""
+    for seed, done in ((1, 5), (2, 4)):
+        write_run(Path(f"sweep/seed={seed}"), make_checkpoint, done=done, total=4)
+    Path("sweep/sweep.yaml").write_text(yaml.safe_dump({"fixed": ["task=Cartpole"]}))
+    search = ["sweeper=optuna", "hydra.sweeper.params=null", "hydra.sweeper.n_trials=5", "hydra.sweeper.n_jobs=1"]
+    assert train(["-m", "task=Cartpole", "seed=1,2", "sweep_dir=sweep", *search]) == 0
+    assert {record.last_return for record in read_records(Path("sweep"))} == {8.0, 9.0}
+    best = yaml.safe_load(Path("sweep/hydra/optimization_results.yaml").read_text())
+    assert best["best_value"] == 9.0 and [str(value) for value in best["best_params"].values()] == ["2"]
+
+
 def test_a_trial_without_a_checkpoint_begins_anew_and_one_with_resumes(tmp_path: Path, make_checkpoint):
     trial = Trial(tmp_path, ("task=Cartpole",), "last")
     run_dir = tmp_path / "seed=1"
