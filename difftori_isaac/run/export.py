@@ -15,10 +15,12 @@ from rich.table import Table
 from rsl_rl.modules import EmpiricalNormalization
 from tensordict import TensorDict
 
+from difftori_isaac.learners.config import PPOConfig
 from difftori_isaac.run import rollout
 from difftori_isaac.run.compose import Overrides
 from difftori_isaac.run.config import ExportConfig
 from difftori_isaac.run.errors import ConfigError, RunError
+from difftori_isaac.world_models.config import WorldModelConfig
 
 if TYPE_CHECKING:
     from rsl_rl.models import MLPModel
@@ -70,6 +72,9 @@ def load_policy(config: ExportConfig, origin: rollout.Origin) -> MLPModel:
     """
     from difftori_isaac.learners.ppo import build_actor
 
+    learner, world_model = config.learner, config.world_model
+    if not (isinstance(learner, PPOConfig) and isinstance(world_model, WorldModelConfig)):
+        raise ConfigError(f"{origin.path} was trained with learner={learner.name}; allowed: a policy of learner=ppo")
     state = origin.checkpoint.learner["actor_state_dict"]
     first = next(value for name, value in state.items() if name.startswith("mlp.") and value.ndim == 2)
     obs = TensorDict({"policy": torch.zeros(1, first.shape[1])}, batch_size=[1])
@@ -80,8 +85,8 @@ def load_policy(config: ExportConfig, origin: rollout.Origin) -> MLPModel:
             len(state["distribution.std_param"]),
             policy=config.policy,
             trajopt=config.trajopt,
-            world_model=config.world_model,
-            learner=config.learner,
+            world_model=world_model,
+            learner=learner,
         )
         actor.load_state_dict(state)
     except (RuntimeError, ValueError) as error:

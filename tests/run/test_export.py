@@ -10,6 +10,7 @@ import torch
 from tensordict import TensorDict
 
 from difftori_isaac.learners.config import PPOConfig
+from difftori_isaac.learners.model_based_config import ModelBasedConfig
 from difftori_isaac.learners.ppo import build_actor
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run import export as exporting
@@ -17,6 +18,7 @@ from difftori_isaac.run.config import RunConfig, to_dict
 from difftori_isaac.scripts.export import main as export
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.world_models.config import WorldModelConfig
+from difftori_isaac.world_models.td_config import TdWorldModelConfig
 
 OBS_DIM, NUM_ACTIONS = 4, 1
 
@@ -49,6 +51,13 @@ def test_every_format_acts_as_the_policy(policy: str, in_tmp_path: Path, make_ch
     assert sorted(path.name for path in folder.iterdir()) == ["policy.onnx", "policy.pt", "policy.pt2"]
     text = capsys.readouterr().out
     assert "latency [ms]" in text and "batch 1024" in text and "written to run/exported/policy.onnx" in text
+
+
+def test_a_model_based_policy_is_refused(in_tmp_path: Path, make_checkpoint, capsys):
+    config = RunConfig(task="Cartpole", learner=ModelBasedConfig(), world_model=TdWorldModelConfig())
+    checkpoints.save(make_checkpoint(config=to_dict(config)), Path("run"), keep=1, best=False)
+    assert export(["run_dir=run"]) == 2
+    assert "was trained with learner=model_based; allowed: a policy of learner=ppo" in capsys.readouterr().err
 
 
 def test_an_export_that_acts_otherwise_is_refused(in_tmp_path: Path, make_checkpoint, capsys, monkeypatch):
