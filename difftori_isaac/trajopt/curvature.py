@@ -25,7 +25,7 @@ def derivatives(
     (gradient,) = pull(torch.ones_like(cost))
     if hessian is None:
         hessian = exact_hessian(problem, actions)
-        floor = problem.action_terms(actions)[2]
+        floor = problem.action_hessian(actions)
         convex = torch.linalg.cholesky_ex(hessian.detach()).info == 0
         hessian = torch.where(convex[:, None, None], hessian, modulus(hessian - floor) + floor).contiguous()
     return cost, gradient.flatten(1), hessian

@@ -19,7 +19,7 @@ class FusedProblem(TrajOptProblem):
         from difftori_isaac.trajopt.kernels.latent import LatentModel, latent_cost  # starts Warp
 
         residual_cost = latent_cost(cast("LatentModel", self.model), self.z0, actions, self.discount)
-        return residual_cost + 0.5 * self.action_residual(actions).square().sum(dim=1)
+        return residual_cost + self.action_cost(actions)
 
     def residual_gradient(self, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Half the squared residuals of the model (num_envs,), and their gradient (num_envs, horizon * action_dim)."""

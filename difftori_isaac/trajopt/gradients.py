@@ -67,7 +67,7 @@ def _gradient_graph(problem: TrajOptProblem, actions: torch.Tensor) -> torch.Ten
         if isinstance(problem.model, SecondOrderModel) and not isinstance(problem, ReturnProblem):
             weights = problem.model.second_order_weights()
             residual_gradient = _PullGradient.apply(problem.model, problem.discount, actions, problem.z0, *weights)
-            return residual_gradient + problem.action_terms(actions)[1].view_as(actions)
+            return residual_gradient + problem.action_gradient(actions)
         variables = actions.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(problem.cost(variables).sum(), variables, create_graph=True)
         return gradient

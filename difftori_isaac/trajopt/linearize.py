@@ -49,7 +49,6 @@ def linearize(problem: TrajOptProblem, actions: torch.Tensor, hessian: torch.Ten
     """
     if isinstance(problem, ReturnProblem):
         return Linearization(*derivatives(problem, actions, hessian))
-    action_cost, action_gradient, action_hessian = problem.action_terms(actions)
     if hessian is not None and isinstance(problem, FusedProblem) and not torch.is_grad_enabled():
         residual_cost, gradient = problem.residual_gradient(actions)
     elif hessian is not None:
@@ -60,10 +59,10 @@ def linearize(problem: TrajOptProblem, actions: torch.Tensor, hessian: torch.Ten
         accumulate = _forward if actions.shape[2] < num_residuals else _reverse
         residual, jacobian = accumulate(problem, actions)
         residual_cost, gradient = 0.5 * residual.square().sum(dim=1), (jacobian.mT @ residual[..., None])[..., 0]
-        hessian = jacobian.mT @ jacobian + action_hessian
+        hessian = jacobian.mT @ jacobian + problem.action_hessian(actions)
     return Linearization(
-        cost=residual_cost + action_cost,
-        gradient=gradient + action_gradient,
+        cost=residual_cost + problem.action_cost(actions),
+        gradient=gradient + problem.action_gradient(actions).flatten(1),
         hessian=hessian,
     )
 

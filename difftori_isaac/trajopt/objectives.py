@@ -51,7 +51,7 @@ class ReturnProblem(TrajOptProblem):
             z = model.next(z, actions[:, t])
             scale *= self.discount
         total = total + scale * model.terminal_value(z)
-        return 0.5 * self.action_residual(actions).square().sum(dim=1) - total
+        return self.action_cost(actions) - total
 
     def rounding(self, cost: torch.Tensor) -> torch.Tensor:
         """See :class:`TrajOptProblem`; rewards of order one may cancel to a cost of zero, their rounding stays."""

@@ -42,7 +42,10 @@ class Derivatives(NamedTuple):
 
 @runtime_checkable
 class StructuredModel(Protocol):
-    """A :class:`TrajOptModel` that knows its derivatives better than automatic differentiation does."""
+    """A :class:`TrajOptModel` that knows its derivatives better than automatic differentiation does.
+
+    It holds nothing that belongs to single environments, so that some of a batch can be solved on their own.
+    """
 
     def next_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
         """Derivatives of ``next``."""
@@ -152,23 +155,27 @@ class TrajOptProblem:
             rows = torch.cat((rows, self.action_rate_weight * actions.diff(dim=1)), dim=1)
         return rows.flatten(1)
 
-    def action_terms(self, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Cost (num_envs,), gradient (num_envs, n) and Hessian (n, n) of :meth:`action_residual`, n action numbers.
+    def action_cost(self, actions: torch.Tensor) -> torch.Tensor:
+        """``½‖action_residual‖²``, shape (num_envs,)."""
+        return 0.5 * self.action_residual(actions).square().sum(dim=1)
 
-        The Hessian is constant and positive definite.
-        """
-        identity = torch.eye(self.horizon, dtype=actions.dtype, device=actions.device)
-        gradient, curvature = self.prior_weight**2 * (actions - self.prior), self.prior_weight**2 * identity
+    def action_gradient(self, actions: torch.Tensor) -> torch.Tensor:
+        """Gradient of :meth:`action_cost`, of the shape of ``actions``."""
+        gradient = self.prior_weight**2 * (actions - self.prior)
+        return gradient if self.action_rate_weight == 0.0 else gradient + self._rate_hessian(actions) @ actions
+
+    def action_hessian(self, actions: torch.Tensor) -> torch.Tensor:
+        """Hessian of :meth:`action_cost`, shape (n, n) for n numbers of a plan: constant and positive definite."""
+        curvature = self.prior_weight**2 * torch.eye(self.horizon, dtype=actions.dtype, device=actions.device)
         if self.action_rate_weight > 0.0:
-            difference = self.action_rate_weight * identity.diff(dim=0)
-            laplacian = difference.mT @ difference
-            gradient, curvature = gradient + laplacian @ actions, curvature + laplacian
-        components = torch.eye(actions.shape[2], dtype=actions.dtype, device=actions.device)
-        return (
-            0.5 * self.action_residual(actions).square().sum(dim=1),
-            gradient.flatten(1),
-            torch.kron(curvature, components),
-        )
+            curvature = curvature + self._rate_hessian(actions)
+        return torch.kron(curvature, torch.eye(actions.shape[2], dtype=actions.dtype, device=actions.device))
+
+    def _rate_hessian(self, actions: torch.Tensor) -> torch.Tensor:
+        """Second derivative of the action-rate block along one component, shape (horizon, horizon)."""
+        identity = torch.eye(self.horizon, dtype=actions.dtype, device=actions.device)
+        difference = self.action_rate_weight * identity.diff(dim=0)
+        return difference.mT @ difference
 
     def cost(self, actions: torch.Tensor) -> torch.Tensor:
         """``½‖residual‖²`` of each environment, shape (num_envs,)."""

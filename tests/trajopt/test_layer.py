@@ -102,21 +102,6 @@ def test_a_failing_environment_touches_no_other(make_problem, mode):
             torch.testing.assert_close(grad, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("bounds", [{}, {"action_low": -0.3, "action_high": 0.4}], ids=["unbounded", "bounded"])
-@pytest.mark.parametrize("hessian_every", [1, 8])
-def test_what_still_moves_is_solved_as_in_a_small_batch(make_problem, hessian_every, bounds):
-    """In large batches the environments that have not converged are gathered; the plans are the same."""
-    model, z0, prior = make_problem(num_envs=600, scale=3.0)
-    z0[::3], prior[::3] = 6.0 * z0[::3], 6.0 * prior[::3]
-    layer = TrajOptLayer(TrajOptConfig(iterations=8, hessian_every=hessian_every, tolerance=1e-3, **bounds))
-    with torch.no_grad():
-        whole = layer(model, z0, prior)
-        parts = [layer(model, *part) for part in zip(z0.split(100), prior.split(100), strict=True)]
-    assert whole.iterations.unique().numel() > 2
-    for name, value in whole._asdict().items():
-        torch.testing.assert_close(value, torch.cat([getattr(part, name) for part in parts]))
-
-
 @pytest.mark.parametrize("mode", ["implicit", "truncated", "unroll"])
 def test_gradient_of_a_failed_environment_is_zero(make_problem, mode):
     model, z0, prior = make_problem(num_envs=4)

@@ -81,6 +81,23 @@ def test_implicit_gradient_matches_automatic_differentiation(activation, hidden_
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("bounds", [{}, {"action_low": -0.3, "action_high": 0.4}], ids=["unbounded", "bounded"])
+@pytest.mark.parametrize("hessian_every", [1, 8])
+def test_what_still_moves_is_solved_as_in_a_small_batch(hessian_every, bounds):
+    """In large batches the environments that have not converged are gathered; the plans are the same."""
+    torch.manual_seed(0)
+    model = LatentWorldModel(5, 2, WorldModelConfig(encoder_dims=(6,), hidden_dims=(9,), head_scale=3.0)).double()
+    z0, prior = torch.randn(600, 6, dtype=torch.float64), torch.randn(600, 3, 2, dtype=torch.float64)
+    z0[::3] *= 6.0
+    layer = TrajOptLayer(TrajOptConfig(iterations=8, hessian_every=hessian_every, tolerance=1e-3, **bounds))
+    with torch.no_grad():
+        whole = layer(model, z0, prior)
+        parts = [layer(model, *part) for part in zip(z0.split(100), prior.split(100), strict=True)]
+    assert whole.iterations.unique().numel() > 2
+    for name, value in whole._asdict().items():
+        torch.testing.assert_close(value, torch.cat([getattr(part, name) for part in parts]))
+
+
 @pytest.mark.parametrize("activation", SMOOTH_ACTIVATIONS)
 def test_slopes_and_curvatures_are_derivatives(activation):
     layer = resolve_nn_activation(activation)

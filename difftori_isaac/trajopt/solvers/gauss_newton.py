@@ -11,7 +11,7 @@ from difftori_isaac.trajopt.box_qp import box_step
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.linearize import Linearization, linearize
 from difftori_isaac.trajopt.optimality import conclude
-from difftori_isaac.trajopt.problem import TrajOptProblem
+from difftori_isaac.trajopt.problem import StructuredModel, TrajOptProblem
 from difftori_isaac.trajopt.solution import SolverResult
 
 _DAMPING_MIN, _DAMPING_MAX = 1e-7, 1e7
@@ -47,7 +47,7 @@ def solve(
             rows = moving.nonzero()[:, 0]
             if len(rows) == 0:
                 break
-            if len(rows) <= len(moving) // 2 and len(moving) >= _MIN_GATHERED_FROM:
+            if _MIN_GATHERED_FROM <= len(moving) >= 2 * len(rows) and isinstance(problem.model, StructuredModel):
                 with torch.no_grad():
                     part = _iterate(problem.rows(rows), state.rows(rows), config, moving[rows], keep=keep)
                     state = state.with_rows(rows, part)
