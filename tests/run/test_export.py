@@ -46,11 +46,12 @@ def save_run(policy: str, make_checkpoint) -> Path:
 def test_every_format_acts_as_the_policy(policy: str, in_tmp_path: Path, make_checkpoint, capsys, monkeypatch):
     monkeypatch.setattr(exporting, "TOLERANCE", 1e-5)
     monkeypatch.setattr(exporting, "MAX_SHARE", 0.0)
+    monkeypatch.setattr(exporting, "BATCHES", (1, 8))
     folder = save_run(policy, make_checkpoint)
     assert export(["run_dir=run", f"policy={policy}", "format=all"]) == 0, capsys.readouterr().err
     assert sorted(path.name for path in folder.iterdir()) == ["policy.onnx", "policy.pt", "policy.pt2"]
     text = capsys.readouterr().out
-    assert "latency [ms]" in text and "batch 1024" in text and "written to run/exported/policy.onnx" in text
+    assert "latency [ms]" in text and "batch 8" in text and "written to run/exported/policy.onnx" in text
 
 
 def test_a_model_based_policy_is_refused(in_tmp_path: Path, make_checkpoint, capsys):
