@@ -25,8 +25,8 @@ class WorldModelConfig:
     """Activation after each of the encoder's layers; null is that of the task's PPO-MLP."""
     prior_hidden_dims: tuple[int, ...] = ()
     """Hidden widths of the policy prior; empty is linear, so that encoder and prior together are the PPO-MLP."""
-    hidden_dims: tuple[int, ...] = (64,)
-    """Hidden widths of dynamics, reward and value heads."""
+    hidden_dims: tuple[int, ...] | None = None
+    """Hidden widths of dynamics, reward and value heads; null is one layer as wide as the latent state."""
     num_residuals: int = 4
     """Residuals of the reward head and of the terminal-value head."""
     activation: str = "swish"
@@ -58,8 +58,10 @@ class WorldModelConfig:
 
         An activation without second derivatives is replaced by swish.
         """
+        encoder_dims = self.encoder_dims or tuple(hidden_dims)
         return replace(
             self,
-            encoder_dims=self.encoder_dims or tuple(hidden_dims),
+            encoder_dims=encoder_dims,
             encoder_activation=self.encoder_activation or (activation if activation in SMOOTH_ACTIVATIONS else "swish"),
+            hidden_dims=encoder_dims[-1:] if self.hidden_dims is None else self.hidden_dims,
         )

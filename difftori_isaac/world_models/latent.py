@@ -36,7 +36,9 @@ class LatentWorldModel(nn.Module):
         """
         super().__init__()
         config = config.filled_from((64, 32), "elu")
-        assert config.encoder_dims is not None and config.encoder_activation is not None
+        assert (
+            config.encoder_dims is not None and config.encoder_activation is not None and config.hidden_dims is not None
+        )
         *encoder_hidden_dims, latent_dim = config.encoder_dims
         step_dim, activation = latent_dim + action_dim, config.activation
         self.encoder = mlp(obs_dim, encoder_hidden_dims, latent_dim, config.encoder_activation)

@@ -140,6 +140,7 @@ def test_encoder_and_prior_are_the_tasks_ppo_mlp():
     assert [type(layer).__name__ for layer in network] == ["Linear", "ELU", "Linear", "ELU", "Linear"]
     assert WorldModelConfig(encoder_dims=(7,)).filled_from((32,), "relu").encoder_activation == "swish"
     assert WorldModelConfig(encoder_dims=(7,)).filled_from((32,), "elu").encoder_dims == (7,)
+    assert config.hidden_dims == (16,) and WorldModelConfig(hidden_dims=()).filled_from((32,), "elu").hidden_dims == ()
 
 
 def test_return_statistics_are_those_of_all_returns():
