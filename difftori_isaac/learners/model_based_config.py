@@ -28,9 +28,9 @@ class ModelBasedConfig:
     """Environment steps with uniformly random actions, before the first update."""
     update_to_data: float = 0.25
     """Optimizer steps per collected environment step; fractions add up."""
-    batch_size: int = 256
+    batch_size: int = 128
     """Sub-sequences per optimizer step."""
-    plan_batch_size: int = 128
+    plan_batch_size: int = 64
     """First observations of a batch that are planned for in the plan loss, at most ``batch_size``."""
     horizon: int = 3
     """Length of the sub-sequences on which the model is trained [steps]."""
@@ -68,11 +68,11 @@ class ModelBasedConfig:
     """Standard deviation of the action noise at the start, of actions within −1 to 1."""
     exploration_std_end: float = 0.05
     """Standard deviation of the action noise from ``exploration_steps`` on."""
-    exploration_steps: int = 25_000
+    exploration_steps: int = 15_000
     """Environment steps over which the action noise falls, linearly."""
     horizon_start: int = 1
     """Planning horizon at the start [steps], at most ``trajopt.horizon``."""
-    horizon_steps: int = 25_000
+    horizon_steps: int = 15_000
     """Environment steps over which the planning horizon rises to ``trajopt.horizon``, linearly."""
     act_with: Literal["plan", "prior"] = "plan"
     """What acts in the environment: first planned actions, or the prior's."""

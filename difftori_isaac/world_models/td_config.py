@@ -20,11 +20,11 @@ class TdWorldModelConfig:
 
     name: Literal["td"] = "td"
     """World model trained by temporal differences."""
-    latent_dim: int = 64
+    latent_dim: int = 32
     """Width of the latent state z."""
-    encoder_dims: tuple[int, ...] = (128,)
+    encoder_dims: tuple[int, ...] = (64,)
     """Hidden widths of the encoder of flat observations."""
-    hidden_dims: tuple[int, ...] = (128, 128)
+    hidden_dims: tuple[int, ...] = (64, 64)
     """Hidden widths of dynamics, reward, critics and prior."""
     activation: str = "swish"
     """Activation of all networks: swish, elu, gelu, mish, softplus or tanh."""
