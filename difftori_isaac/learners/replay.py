@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, NamedTuple
 
 import torch
@@ -62,7 +63,7 @@ class ReplayBuffer:
             priority_beta: Exponent of importance weights.
 
         Raises:
-            ValueError: If the capacity is too small.
+            ValueError: If the capacity is too small, or larger than the memory.
         """
         self.num_envs, self.num_rows = len(obs), capacity // len(obs)
         if self.num_rows < 4:
@@ -79,6 +80,12 @@ class ReplayBuffer:
             "terminated": torch.zeros(self.num_envs, dtype=torch.bool),
             "step": torch.zeros(self.num_envs, dtype=torch.bool),
         }
+        num_bytes = capacity * sum(value.nbytes for value in first.values()) // self.num_envs
+        if num_bytes > (total := _memory(self.storage_device)):
+            raise ValueError(
+                f"learner.buffer_capacity is {capacity}, which takes {num_bytes / 2**30:.1f} GiB with these "
+                f"observations; allowed on {self.storage_device}: at most {capacity * total // num_bytes}"
+            )
         pinned = self.storage_device.type == "cpu" and self.device.type == "cuda"
         self.rows = {
             name: torch.zeros(
@@ -232,3 +239,10 @@ class ReplayBuffer:
         row, env = drawn // self.num_envs, drawn % self.num_envs
         weights = self.priorities[row, env].clamp(min=_PRIORITY_MIN).pow(-self.priority_beta)
         return row, env, weights / weights.amax()
+
+
+def _memory(device: torch.device) -> int:
+    """Memory of a device in total [byte]."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -112,6 +112,12 @@ def test_a_buffer_of_another_shape_is_refused():
         Counters(3)
 
 
+def test_a_buffer_larger_than_the_memory_is_refused():
+    obs = TensorDict({"pixels": torch.zeros(4, 9, 84, 84, dtype=torch.uint8)}, [4])
+    with pytest.raises(ValueError, match=r"buffer_capacity is 1000000000, .* GiB .*; allowed on cpu: at most \d+$"):
+        ReplayBuffer(obs, 3, capacity=10**9, device="cpu")
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.6])
 def test_a_sample_of_a_million_steps_takes_milliseconds(alpha):
     obs = TensorDict({"policy": torch.zeros(64, 30)}, [64])
