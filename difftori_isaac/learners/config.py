@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from difftori_isaac.world_models.encoder_config import EncoderConfig
+
 _COEFS = ("consistency_coef", "reward_coef", "value_coef", "prior_coef")
 
 
@@ -91,6 +93,8 @@ class PPOConfig:
     """Whether observations are normalised by their running mean and standard deviation."""
     obs_groups: dict[str, list[str]] | None = None
     """Observation groups of the sets ``actor`` and ``critic``."""
+    encoders: EncoderConfig = field(default_factory=EncoderConfig)
+    """Encoders of images and point clouds, for the actor and, if it observes any, the critic."""
     max_nonfinite_share: float = 0.1
     """Share of non-finite environments (observation, reward or plan) in one iteration above which training stops."""
     plan_lr_scale: float = 0.1
@@ -125,7 +129,7 @@ class PPOConfig:
             if getattr(self, name) is None:
                 value = task[name] if task[name] is not None else _DEFAULTS.get(name)
                 filled[name] = tuple(value or ()) if name.endswith("hidden_dims") else value
-        return replace(self, **filled)
+        return replace(self, encoders=self.encoders.filled_from(actor.get("cnn_cfg") or {}), **filled)
 
 
 def check_at_least(config: object, section: str, low: int, *names: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from tensordict import TensorDict
 from torch.nn import functional as F
 
 from difftori_isaac.learners.config import ModelLossConfig
@@ -14,8 +16,8 @@ from difftori_isaac.world_models.latent import LatentWorldModel
 class Sequences(NamedTuple):
     """Sub-sequences of a rollout; what lies behind an episode's end is not valid."""
 
-    obs: torch.Tensor
-    """Observations as the encoder takes them, shape (batch, length + 1, obs_dim)."""
+    obs: TensorDict
+    """Observation groups, batch size (batch, length + 1)."""
     actions: torch.Tensor
     """Shape (batch, length, action_dim)."""
     rewards: torch.Tensor
@@ -29,7 +31,7 @@ class Sequences(NamedTuple):
 
 
 def sample_sequences(
-    obs: torch.Tensor,
+    obs: TensorDict,
     actions: torch.Tensor,
     rewards: torch.Tensor,
     returns: torch.Tensor,
@@ -41,7 +43,7 @@ def sample_sequences(
     """Draw sub-sequences uniformly, with replacement, from a rollout of T steps.
 
     Args:
-        obs: Shape (T + 1, num_envs, obs_dim).
+        obs: Observation groups, batch size (T + 1, num_envs).
         actions: Shape (T, num_envs, action_dim).
         rewards: Shape (T, num_envs).
         returns: Shape (T, num_envs).
@@ -64,20 +66,31 @@ def sample_sequences(
     )
 
 
-def model_losses(model: LatentWorldModel, batch: Sequences, config: ModelLossConfig) -> dict[str, torch.Tensor]:
+def model_losses(
+    model: LatentWorldModel,
+    encode: Callable[[TensorDict], torch.Tensor],
+    batch: Sequences,
+    config: ModelLossConfig,
+) -> dict[str, torch.Tensor]:
     """Consistency, reward and value losses of open-loop predictions from the first observation, weighted by ρ^k.
 
     Rewards are learned in units of ``model.return_std``, returns as distances from ``model.return_mean`` in that unit.
     Each loss is a mean over the valid steps (TD-MPC, arXiv 2203.04955, equation 4, with λ-returns for the value).
+
+    Args:
+        model: What is trained.
+        encode: Observation groups to latent states of ``model``, shape (*batch_size, latent_dim).
+        batch: Sub-sequences.
+        config: Settings.
 
     Returns:
         Scalars ``consistency``, ``reward`` and ``value``, without their coefficients.
     """
     length = batch.actions.shape[1]
     with torch.no_grad():
-        targets = model.encode(batch.obs[:, 1:])
+        targets = encode(batch.obs[:, 1:])
     with torch.set_grad_enabled(config.train_encoder):
-        z = model.encode(batch.obs[:, 0])
+        z = encode(batch.obs[:, 0])
     rho = config.rho ** torch.arange(length, dtype=z.dtype, device=z.device)
     rewards = batch.rewards / model.return_std
     values = (batch.returns - model.return_mean) / model.return_std

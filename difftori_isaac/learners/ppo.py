@@ -8,7 +8,6 @@ from typing import Any, Literal, cast
 import torch
 from rsl_rl.algorithms import PPO
 from rsl_rl.env import VecEnv
-from rsl_rl.models import MLPModel
 from rsl_rl.storage import RolloutStorage
 from rsl_rl.utils import resolve_obs_groups
 from tensordict import TensorDict
@@ -17,10 +16,12 @@ from torch import nn
 from difftori_isaac.learners import averaging
 from difftori_isaac.learners.config import ALGORITHM_SETTINGS, ModelLossConfig, PPOConfig
 from difftori_isaac.learners.losses import model_losses, sample_sequences
+from difftori_isaac.policies.feature_model import FeatureModel
 from difftori_isaac.policies.planner import TrajOptPlanner
 from difftori_isaac.policies.trajopt_actor import TrajOptActor
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.world_models.config import WorldModelConfig
+from difftori_isaac.world_models.encoders import GroupEncoders
 from difftori_isaac.world_models.latent import LatentWorldModel
 
 
@@ -87,15 +88,18 @@ class TrajOptPPO(PPO):
         )
         self.plan_lr_scale = plan_lr_scale
         self.model_loss_config = model_losses
-        self.model_optimizer = torch.optim.Adam(
-            self.world_model.parameters(), lr=model_losses.learning_rate, fused=True
-        )
+        self._model_parameters = [*model.parameters(), *self._trajopt_actor.encoders.parameters()]
+        self.model_optimizer = torch.optim.Adam(self._model_parameters, lr=model_losses.learning_rate, fused=True)
         self._last_obs: TensorDict | None = None
 
     @property
     def planner(self) -> TrajOptPlanner:
         """The planner that is the policy."""
-        return cast("TrajOptActor", self._raw_actor).planner
+        return self._trajopt_actor.planner
+
+    @property
+    def _trajopt_actor(self) -> TrajOptActor:
+        return cast("TrajOptActor", self._raw_actor)
 
     @property
     def world_model(self) -> LatentWorldModel:
@@ -127,42 +131,44 @@ class TrajOptPPO(PPO):
             self.optimizer.param_groups[1]["lr_scale"] = self.plan_lr_scale
         return load_iteration
 
-    def _prior_loss(self, obs: torch.Tensor) -> torch.Tensor:
+    def _prior_loss(self, obs: TensorDict) -> torch.Tensor:
         """Squared distance of prior actions from first planned actions; trains the prior alone."""
         with torch.no_grad():
-            planned, z0 = self.planner.plan(obs).action, self.world_model.encode(obs)
+            latent = self._trajopt_actor.get_latent(obs)
+            planned, z0 = self.planner.plan(latent).action, self.world_model.encode(latent)
         return nn.functional.mse_loss(self.world_model.pi(z0), planned)
 
     def _gradient_norms(self) -> dict[str, float]:
         """Norm of the last surrogate gradient in each part of the model that it reached."""
         norms = {
             name: torch.stack(grads).norm()
-            for name, module in self.world_model.named_children()
+            for name, module in (*self.world_model.named_children(), ("features", self._trajopt_actor.encoders))
             if (grads := [p.grad.norm() for p in module.parameters() if p.grad is not None])
         }
         return dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True))
 
     def _update_model(self) -> dict[str, float]:
         """Train the model on sub-sequences of the rollout."""
-        config, st, model = self.model_loss_config, self.storage, self.world_model
+        config, st, model, actor = self.model_loss_config, self.storage, self.world_model, self._trajopt_actor
         if config.num_updates == 0 or self._last_obs is None:
             return {}
         with torch.no_grad():
             model.update_return_statistics(averaging.join(st.returns, dim=1))
-            last = self._last_obs.unsqueeze(0)
-            obs = torch.cat([self._raw_actor.get_latent(part) for part in (st.observations, last)])
+            groups = (*actor.encoders.flat, *actor.encoders)
+            parts = [part.select(*groups) for part in (st.observations, self._last_obs.unsqueeze(0))]
+            obs = cast("TensorDict", torch.cat(parts))  # pyright: ignore[reportArgumentType, reportCallIssue]
             rollout = (obs, st.actions, *(tensor.squeeze(-1) for tensor in (st.rewards, st.returns, st.dones)))
         sums: dict[str, torch.Tensor] = {}
         for _ in range(config.num_updates):
             batch = sample_sequences(*rollout, length=config.horizon, batch_size=config.batch_size)
-            losses = model_losses(model, batch, config)
+            losses = model_losses(model, actor.encode, batch, config)
             if config.prior_coef > 0:
                 losses["prior"] = self._prior_loss(batch.obs[:, 0])
             total = torch.stack([getattr(config, f"{name}_coef") * loss for name, loss in losses.items()]).sum()
             self.model_optimizer.zero_grad()
             total.backward()
-            averaging.average_gradients(model.parameters())
-            nn.utils.clip_grad_norm_(model.parameters(), self.max_grad_norm)
+            averaging.average_gradients(self._model_parameters)
+            nn.utils.clip_grad_norm_(self._model_parameters, self.max_grad_norm)
             self.model_optimizer.step()
             sums = {name: sums.get(name, 0.0) + loss.detach() for name, loss in losses.items()}
         return {f"model_{name}": (value / config.num_updates).item() for name, value in sums.items()}
@@ -200,7 +206,10 @@ def build_ppo(
         obs, obs_groups, env.num_actions, policy=policy, trajopt=trajopt, world_model=world_model, learner=learner
     )
     hidden_dims, activation = settings["critic_hidden_dims"], settings["activation"]
-    critic = MLPModel(obs, obs_groups, "critic", 1, hidden_dims, activation, settings["obs_normalization"])
+    encoders = GroupEncoders(obs, obs_groups["critic"], learner.encoders)
+    critic = FeatureModel(
+        obs, obs_groups, "critic", 1, encoders, hidden_dims, activation, settings["obs_normalization"]
+    )
     storage = RolloutStorage("rl", env.num_envs, settings["num_steps_per_env"], obs, [env.num_actions], device)
     algorithm = {name: settings[name] for name in ALGORITHM_SETTINGS}
     algorithm["multi_gpu_cfg"] = averaging.process_info()
@@ -226,11 +235,13 @@ def build_actor(
     trajopt: TrajOptConfig,
     world_model: WorldModelConfig,
     learner: PPOConfig,
-) -> MLPModel:
-    """Build the actor alone, for observation groups of shape (num_envs, group_dim); see :func:`build_ppo`."""
+) -> FeatureModel:
+    """Build the actor alone; see :func:`build_ppo`."""
     distribution = {"class_name": "GaussianDistribution", "init_std": learner.init_std}
     common: dict[str, Any] = {"obs_normalization": learner.obs_normalization, "distribution_cfg": distribution}
     if policy == "trajopt":
-        return TrajOptActor(obs, obs_groups, "actor", num_actions, trajopt=trajopt, world_model=world_model, **common)
+        models: dict[str, Any] = {"trajopt": trajopt, "world_model": world_model, "encoders": learner.encoders}
+        return TrajOptActor(obs, obs_groups, "actor", num_actions, **models, **common)
+    encoders = GroupEncoders(obs, obs_groups["actor"], learner.encoders)
     hidden_dims, activation = learner.actor_hidden_dims or (), learner.activation or ""
-    return MLPModel(obs, obs_groups, "actor", num_actions, hidden_dims, activation, **common)
+    return FeatureModel(obs, obs_groups, "actor", num_actions, encoders, hidden_dims, activation, **common)

@@ -68,7 +68,7 @@ def load_policy(config: ExportConfig, origin: rollout.Origin) -> MLPModel:
     """The policy of a checkpoint, without an environment: its sizes are those of the saved weights.
 
     Raises:
-        ConfigError: If the weights do not fit the configuration.
+        ConfigError: If the weights do not fit the configuration, or observations are not flat.
     """
     from difftori_isaac.learners.ppo import build_actor
 
@@ -76,6 +76,10 @@ def load_policy(config: ExportConfig, origin: rollout.Origin) -> MLPModel:
     if not (isinstance(learner, PPOConfig) and isinstance(world_model, WorldModelConfig)):
         raise ConfigError(f"{origin.path} was trained with learner={learner.name}; allowed: a policy of learner=ppo")
     state = origin.checkpoint.learner["actor_state_dict"]
+    if any(name.startswith("encoders.") for name in state):
+        raise ConfigError(
+            f"the policy of {origin.path} observes images or point clouds; allowed: flat observation groups"
+        )
     first = next(value for name, value in state.items() if name.startswith("mlp.") and value.ndim == 2)
     obs = TensorDict({"policy": torch.zeros(1, first.shape[1])}, batch_size=[1])
     try:

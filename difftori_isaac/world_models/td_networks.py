@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import prod
 
 import torch
 from rsl_rl.utils import resolve_nn_activation
@@ -11,6 +10,8 @@ from tensordict import TensorDict
 from torch import nn
 from torch.nn import functional as F
 
+from difftori_isaac.world_models.encoder_config import EncoderConfig
+from difftori_isaac.world_models.encoders import GroupEncoders
 from difftori_isaac.world_models.td_config import HeadName, TdWorldModelConfig
 
 PIXELS = "pixels"
@@ -43,31 +44,18 @@ def network(in_dim: int, hidden_dims: Iterable[int], out_dim: int, config: TdWor
 
 
 class Features(nn.Module):
-    """Observation groups as one vector: flat groups as they are, then convolutions over the group ``pixels``."""
+    """Observation groups as one vector: flat groups as they are, then the features of images and point clouds."""
 
     def __init__(self, obs: TensorDict, groups: list[str], channels: int) -> None:
-        """Size the convolutions for ``obs``, batch size (num_envs,)."""
+        """Size the encoders for ``obs``, batch size (num_envs,)."""
         super().__init__()
-        self.flat = [name for name in groups if name != PIXELS]
-        self.out_dim = sum(prod(obs[name].shape[1:]) for name in self.flat)
-        self.convolutions: nn.Sequential | None = None
-        if PIXELS in groups:
-            layers, in_channels = [], obs[PIXELS].shape[1]
-            for kernel in (7, 5, 3, 3):
-                layers += [nn.Conv2d(in_channels, channels, kernel, stride=2), nn.ReLU()]
-                in_channels = channels
-            self.convolutions = nn.Sequential(*layers, nn.Flatten())
-            with torch.no_grad():
-                self.out_dim += self.convolutions(torch.zeros(1, *obs[PIXELS].shape[1:])).shape[1]
+        images = {"image_channels": (channels,) * 4, "image_kernels": (7, 5, 3, 3), "image_strides": (2,) * 4}
+        self.encoders = GroupEncoders(obs, groups, EncoderConfig(**images))
+        self.out_dim = sum(obs[name].shape[1] for name in self.encoders.flat) + self.encoders.out_dim
 
     def forward(self, obs: TensorDict) -> torch.Tensor:
         """Shape (*batch_size, out_dim)."""
-        batch = obs.batch_size
-        parts = [obs[name].flatten(len(batch)) for name in self.flat]
-        if self.convolutions is not None:
-            images = obs.get(PIXELS).flatten(0, len(batch) - 1) / 255.0 - 0.5
-            parts.append(self.convolutions(images).unflatten(0, batch))
-        return torch.cat(parts, dim=-1)
+        return torch.cat([*(obs[name] for name in self.encoders.flat), *self.encoders(obs)], dim=-1)
 
 
 def random_shift(images: torch.Tensor, pad: int) -> torch.Tensor:

@@ -103,12 +103,12 @@ def test_state_dict_restores_the_policy():
     assert torch.equal(other(obs), actor(obs))
 
 
-def test_unknown_setting_and_image_observation_are_refused():
+def test_unknown_setting_and_observation_of_unknown_shape_are_refused():
     with pytest.raises(TypeError, match="horizn"):
         make_actor(trajopt={"horizn": 3})
-    images = TensorDict({"policy": torch.zeros(2, 3, 8, 8)}, batch_size=[2])
-    with pytest.raises(ValueError, match="1D observations"):
-        TrajOptActor(images, {"actor": ["policy"]}, "actor", 2)
+    voxels = TensorDict({"policy": torch.zeros(2, 3, 8, 8, 8)}, batch_size=[2])
+    with pytest.raises(ValueError, match=r"group policy has shape \(3, 8, 8, 8\)"):
+        TrajOptActor(voxels, {"actor": ["policy"]}, "actor", 2)
 
 
 @pytest.mark.parametrize(

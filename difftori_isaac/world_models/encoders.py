@@ -1,0 +1,105 @@
+"""Encoders of observation groups that are not flat: convolutions over images, a PointNet over point clouds."""
+
+from __future__ import annotations
+
+import torch
+from rsl_rl.modules import CNN
+from rsl_rl.utils import resolve_nn_activation
+from tensordict import TensorDict
+from torch import nn
+
+from difftori_isaac.world_models.encoder_config import EncoderConfig
+from difftori_isaac.world_models.mlp import mlp
+
+
+class ImageEncoder(nn.Module):
+    """Convolutions over images, flattened."""
+
+    def __init__(self, shape: torch.Size, config: EncoderConfig) -> None:
+        """Size the convolutions for images of ``shape`` (channels, height, width).
+
+        Raises:
+            ValueError: If the images are too small for the convolutions.
+        """
+        super().__init__()
+        config = config.filled_from({})
+        assert config.image_channels and config.image_kernels and config.image_strides and config.image_activation
+        channels, height, width = shape
+        for kernel, stride in zip(config.image_kernels, config.image_strides, strict=True):
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+            if min(height, width) < 1:
+                raise ValueError(
+                    f"images of {shape[1]} × {shape[2]} pixels are too small for encoders.image_kernels = "
+                    f"{config.image_kernels} with encoders.image_strides = {config.image_strides}; "
+                    "allowed: larger images, smaller kernels or strides"
+                )
+        self.out_dim = config.image_channels[-1] * height * width
+        self.cnn = CNN(
+            (shape[1], shape[2]),
+            channels,
+            config.image_channels,
+            config.image_kernels,
+            config.image_strides,
+            activation=config.image_activation,
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Features, shape (*batch, out_dim), of images, shape (*batch, channels, height, width); uint8 is scaled."""
+        batch, images = images.shape[:-3], images.flatten(0, -4)
+        if images.dtype == torch.uint8:
+            images = images / 255.0 - 0.5
+        return self.cnn(images).unflatten(0, batch)
+
+
+class PointNet(nn.Module):
+    """The maximum over a cloud of features of each point, whatever the points' order (arXiv 1612.00593)."""
+
+    def __init__(self, point_dim: int, config: EncoderConfig) -> None:
+        """Build the network of a point with ``point_dim`` coordinates."""
+        super().__init__()
+        *hidden_dims, self.out_dim = config.point_dims
+        self.net = mlp(point_dim, hidden_dims, self.out_dim, config.point_activation)
+        self.net.append(resolve_nn_activation(config.point_activation))
+
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
+        """Features, shape (*batch, out_dim), of clouds, shape (*batch, num_points, point_dim)."""
+        return self.net(points).amax(dim=-2)
+
+
+class GroupEncoders(nn.ModuleDict):
+    """One encoder for each observation group that is not flat.
+
+    A group's shape says what it is: (num_envs, dim) is flat, (num_envs, num_points, point_dim) a point cloud and
+    (num_envs, channels, height, width) an image.
+    """
+
+    def __init__(self, obs: TensorDict, groups: list[str], config: EncoderConfig) -> None:
+        """Size the encoders of ``groups`` for ``obs``, batch size (num_envs,).
+
+        Raises:
+            ValueError: If a group has another shape.
+        """
+        super().__init__()
+        self.flat = [name for name in groups if obs[name].ndim == 2]
+        """Groups that need no encoder."""
+        self.out_dim = 0
+        """Width of the features of all other groups together."""
+        for name in groups:
+            shape = obs[name].shape[1:]
+            if len(shape) == 1:
+                continue
+            if len(shape) == 2:
+                encoder = PointNet(shape[-1], config)
+            elif len(shape) == 3:
+                encoder = ImageEncoder(shape, config)
+            else:
+                raise ValueError(
+                    f"observation group {name} has shape {tuple(shape)}; "
+                    "allowed: (dim,), (num_points, point_dim) or (channels, height, width)"
+                )
+            self[name] = encoder
+            self.out_dim += encoder.out_dim
+
+    def forward(self, obs: TensorDict) -> list[torch.Tensor]:
+        """Features of each group, shape (*batch_size, features)."""
+        return [encoder(obs[name]) for name, encoder in self.items()]
