@@ -13,3 +13,16 @@ gym.register(
         "difftori_alias": "Cartpole",
     },
 )
+
+gym.register(
+    id="DiffTori-Cartpole-Camera-Direct",
+    entry_point=f"{__name__}.cartpole_camera_env:CartpoleCameraEnv",
+    disable_env_checker=True,
+    kwargs={
+        "env_cfg_entry_point": f"{__name__}.cartpole_camera_env_cfg:CartpoleCameraEnvCfg",
+        "rsl_rl_cfg_entry_point": f"{__name__}.agents.rsl_rl_ppo_cfg:CartpoleCameraPPORunnerCfg",
+        "default_agent": "rsl_rl",
+        "difftori_cfg_entry_point": f"{__name__}:cartpole_camera.yaml",
+        "difftori_alias": "CartpolePixels",
+    },
+)

@@ -25,3 +25,16 @@ gym.register(
         "default_agent": "rsl_rl",
     },
 )
+
+gym.register(
+    id="DiffTori-Lift-Franka-Point-Cloud",
+    entry_point="isaaclab.envs:ManagerBasedRLEnv",
+    disable_env_checker=True,
+    kwargs={
+        "env_cfg_entry_point": f"{__name__}.lift_point_cloud_env_cfg:LiftPointCloudEnvCfg",
+        "rsl_rl_cfg_entry_point": f"{__name__}.agents.rsl_rl_ppo_cfg:LiftPointCloudPPORunnerCfg",
+        "default_agent": "rsl_rl",
+        "difftori_alias": "LiftPointCloud",
+        "difftori_plan_path_entry_point": "difftori_isaac.tasks.plan_path:grasp_path",
+    },
+)

@@ -9,8 +9,10 @@ from difftori_isaac.envs.registry import TaskInfo, UnknownTaskError, aliases, li
 
 OURS = {
     "Ant": "DiffTori-Ant-Direct",
+    "CartpolePixels": "DiffTori-Cartpole-Camera-Direct",
     "Cartpole": "DiffTori-Cartpole-Direct",
     "Lift": "DiffTori-Lift-Franka",
+    "LiftPointCloud": "DiffTori-Lift-Franka-Point-Cloud",
     "Reach": "DiffTori-Reach-Franka",
 }
 

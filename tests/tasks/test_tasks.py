@@ -28,7 +28,7 @@ def test_registration_imports_no_simulator(tmp_path):
     assert run_python("-c", program, folder=tmp_path) == "[]\n"
 
 
-@pytest.mark.parametrize("task", ["Ant", "Cartpole", "Lift", "Reach"])
+@pytest.mark.parametrize("task", ["Ant", "Cartpole", "CartpolePixels", "Lift", "LiftPointCloud", "Reach"])
 def test_physics_presets_compose(task):
     kinds = {
         preset: type(compose_env_cfg(task, [f"physics={preset}"] if preset else []).sim.physics).__name__
