@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 import torch
 from rsl_rl.algorithms import PPO
 from rsl_rl.env import VecEnv
+from rsl_rl.models import MLPModel
 from rsl_rl.storage import RolloutStorage
 from rsl_rl.utils import resolve_obs_groups
 from tensordict import TensorDict
@@ -205,10 +206,8 @@ def build_ppo(
     actor = build_actor(
         obs, obs_groups, env.num_actions, policy=policy, trajopt=trajopt, world_model=world_model, learner=learner
     )
-    hidden_dims, activation = settings["critic_hidden_dims"], settings["activation"]
-    encoders = GroupEncoders(obs, obs_groups["critic"], learner.encoders)
-    critic = FeatureModel(
-        obs, obs_groups, "critic", 1, encoders, hidden_dims, activation, settings["obs_normalization"]
+    critic = _build_mlp(
+        obs, obs_groups, "critic", 1, settings["critic_hidden_dims"], learner, settings["obs_normalization"]
     )
     storage = RolloutStorage("rl", env.num_envs, settings["num_steps_per_env"], obs, [env.num_actions], device)
     algorithm = {name: settings[name] for name in ALGORITHM_SETTINGS}
@@ -235,13 +234,29 @@ def build_actor(
     trajopt: TrajOptConfig,
     world_model: WorldModelConfig,
     learner: PPOConfig,
-) -> FeatureModel:
+) -> MLPModel:
     """Build the actor alone; see :func:`build_ppo`."""
     distribution = {"class_name": "GaussianDistribution", "init_std": learner.init_std}
     common: dict[str, Any] = {"obs_normalization": learner.obs_normalization, "distribution_cfg": distribution}
     if policy == "trajopt":
         models: dict[str, Any] = {"trajopt": trajopt, "world_model": world_model, "encoders": learner.encoders}
         return TrajOptActor(obs, obs_groups, "actor", num_actions, **models, **common)
-    encoders = GroupEncoders(obs, obs_groups["actor"], learner.encoders)
-    hidden_dims, activation = learner.actor_hidden_dims or (), learner.activation or ""
-    return FeatureModel(obs, obs_groups, "actor", num_actions, encoders, hidden_dims, activation, **common)
+    return _build_mlp(obs, obs_groups, "actor", num_actions, learner.actor_hidden_dims or (), learner, **common)
+
+
+def _build_mlp(
+    obs: TensorDict,
+    obs_groups: dict[str, list[str]],
+    obs_set: str,
+    output_dim: int,
+    hidden_dims: tuple[int, ...],
+    learner: PPOConfig,
+    obs_normalization: bool,
+    distribution_cfg: dict[str, Any] | None = None,
+) -> MLPModel:
+    """Build rsl_rl's own MLP or, where a group is not flat, one with encoders before it."""
+    settings = (hidden_dims, learner.activation or "", obs_normalization, distribution_cfg)
+    encoders = GroupEncoders(obs, obs_groups[obs_set], learner.encoders)
+    if not len(encoders):
+        return MLPModel(obs, obs_groups, obs_set, output_dim, *settings)
+    return FeatureModel(obs, obs_groups, obs_set, output_dim, encoders, *settings)

@@ -13,7 +13,7 @@ from difftori_isaac.world_models.encoders import GroupEncoders
 
 
 class FeatureModel(MLPModel):
-    """rsl_rl's MLP on flat observation groups and the features of all others; rsl_rl's own where all are flat.
+    """rsl_rl's MLP on flat observation groups and the features of all others.
 
     rsl_rl's ``CNNModel`` does the same for images; this one takes point clouds too, and uint8 images.
     """
