@@ -215,7 +215,7 @@ class ReplayBuffer:
         """Write observations into rows, which are no steps yet."""
         row = number % self.num_rows
         for name, value in obs.items():
-            self._put(_OBS + name, row, value)
+            self._put(_OBS + name, row, torch.as_tensor(value))
         self._put("step", row, torch.zeros_like(self._envs, dtype=torch.bool))
         if self.priority_alpha > 0:
             self.priorities[row, self._envs] = 0.0
