@@ -16,8 +16,8 @@ class Activation(NamedTuple):
 
     value_and_slope: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
     """``x`` to ``σ(x)`` and ``σ'(x)``."""
-    curvature: Callable[[torch.Tensor], torch.Tensor]
-    """``x`` to ``σ''(x)``."""
+    curvature: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    """``x``, ``σ(x)`` and ``σ'(x)`` to ``σ''(x)``."""
 
 
 def value_and_slope(layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,23 +27,23 @@ def value_and_slope(layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, to
     return _ACTIVATIONS[type(layer)].value_and_slope(x)
 
 
-def curvature(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """``σ''(x)`` of an activation layer, of the shape of ``x``."""
-    return _ACTIVATIONS[type(layer)].curvature(x)
+def curvature(layer: nn.Module, x: torch.Tensor, value: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    """``σ''(x)`` of an activation layer, of the shape of ``x``, given ``σ(x)`` and ``σ'(x)``."""
+    return _ACTIVATIONS[type(layer)].curvature(x, value, slope)
 
 
 class _ValueAndSlope(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, activation: Activation) -> tuple[torch.Tensor, torch.Tensor]:
         value, slope = activation.value_and_slope(x)
-        ctx.save_for_backward(x, slope)
+        ctx.save_for_backward(x, value, slope)
         ctx.activation = activation
         return value, slope
 
     @staticmethod
     def backward(ctx: Any, value_grad: torch.Tensor, slope_grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        x, slope = ctx.saved_tensors
-        return torch.addcmul(value_grad * slope, slope_grad, ctx.activation.curvature(x)), None
+        x, value, slope = ctx.saved_tensors
+        return torch.addcmul(value_grad * slope, slope_grad, ctx.activation.curvature(x, value, slope)), None
 
 
 def _swish(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,9 +52,9 @@ def _swish(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return value, torch.addcmul(s + value, value, s, value=-1.0)
 
 
-def _swish_curvature(x: torch.Tensor) -> torch.Tensor:
+def _swish_curvature(x: torch.Tensor, value: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     s = torch.sigmoid(x)
-    return (s - s * s) * torch.addcmul(x + 2.0, x, s, value=-2.0)
+    return torch.addcmul(s, s, s, value=-1.0) * torch.add(x + 2.0, value, alpha=-2.0)
 
 
 def _elu(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,8 +62,8 @@ def _elu(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return value, value.clamp(max=0.0) + 1.0
 
 
-def _elu_curvature(x: torch.Tensor) -> torch.Tensor:
-    return torch.where(x > 0.0, 0.0, x.clamp(max=0.0).exp())
+def _elu_curvature(x: torch.Tensor, value: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    return slope.masked_fill(x > 0.0, 0.0)
 
 
 def _gelu(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,7 +71,7 @@ def _gelu(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x * probability, torch.addcmul(probability, x, _density(x))
 
 
-def _gelu_curvature(x: torch.Tensor) -> torch.Tensor:
+def _gelu_curvature(x: torch.Tensor, value: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     return (2.0 - x * x) * _density(x)
 
 
@@ -84,7 +84,7 @@ def _mish(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x * t, torch.addcmul(t, x, (1.0 - t * t) * torch.sigmoid(x))
 
 
-def _mish_curvature(x: torch.Tensor) -> torch.Tensor:
+def _mish_curvature(x: torch.Tensor, value: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     t, s = torch.tanh(F.softplus(x)), torch.sigmoid(x)
     return (1.0 - t * t) * s * (2.0 + x * (1.0 - s - 2.0 * t * s))
 
@@ -93,9 +93,8 @@ def _softplus(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return F.softplus(x), torch.sigmoid(x)
 
 
-def _softplus_curvature(x: torch.Tensor) -> torch.Tensor:
-    s = torch.sigmoid(x)
-    return s - s * s
+def _softplus_curvature(x: torch.Tensor, value: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    return slope - slope * slope
 
 
 def _tanh(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -103,9 +102,8 @@ def _tanh(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return value, 1.0 - value * value
 
 
-def _tanh_curvature(x: torch.Tensor) -> torch.Tensor:
-    value = torch.tanh(x)
-    return -2.0 * value * (1.0 - value * value)
+def _tanh_curvature(x: torch.Tensor, value: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    return -2.0 * value * slope
 
 
 _ACTIVATIONS = {

@@ -77,7 +77,7 @@ class _Tangents:
             if i < len(self._activations):
                 (x, tangent), activation = rows, self._activations[i]
                 value, slope = value_and_slope(activation, x)
-                bends.append((slope, tangent * curvature(activation, x)))
+                bends.append((slope, tangent * curvature(activation, x, value, slope)))
                 rows = torch.stack((value, slope * tangent))
         self._calls.append((inputs, bends))
         return rows
