@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from difftori_isaac.run.cli import Command
 from difftori_isaac.run.config import RunConfig
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ("train", "play", "evaluate", "export", "list_tasks", "new_task", "plot", "benchmark")
+SCRIPTS = ("train", "play", "evaluate", "export", "list_tasks", "new_task", "plot", "report", "benchmark")
 
 
 def run(script: str, *arguments: str) -> int:
@@ -140,7 +141,15 @@ def terminate(overrides):
     signal.raise_signal(signal.SIGTERM)
 
 
-def test_signals_before_anything_can_be_saved(capsys: pytest.CaptureFixture):
+@pytest.fixture
+def sigint_interrupts() -> Iterator[None]:
+    """As in a process that a user starts; one that runs tests beside others may not listen to it."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+def test_signals_before_anything_can_be_saved(sigint_interrupts, capsys: pytest.CaptureFixture):
     for action, word in ((interrupt, "interrupted"), (terminate, "terminated")):
         command = Command(name="x.py", summary="", schema=RunConfig, run=f"{__name__}:{action.__name__}")
         sys.modules.setdefault(__name__, sys.modules[action.__module__])
