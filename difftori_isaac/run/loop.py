@@ -22,7 +22,6 @@ from difftori_isaac.run.config import TrainConfig, to_dict
 from difftori_isaac.run.curves import curves
 from difftori_isaac.run.distributed import World
 from difftori_isaac.run.errors import ConfigError, RunError
-from difftori_isaac.run.memory import keep_freed_memory
 from difftori_isaac.run.metrics import COLUMNS, EpisodeStatistics, MetricsFile, Row, make_writer, merged
 from difftori_isaac.run.progress import Progress
 from difftori_isaac.run.record import write_atomic, write_record
@@ -44,7 +43,6 @@ def train(overrides: Overrides) -> None:
         ConfigError: If what was asked for cannot be.
         RunError: If the run cannot go on.
     """
-    keep_freed_memory()
     with distributed.connect() as world:
         config, start = world.from_first(lambda: configure(overrides))
         world.check(config)
