@@ -165,7 +165,7 @@ def test_unreachable_wandb_does_not_end_a_run(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setattr(metrics, "WANDB_TIMEOUT_S", 3)
+    monkeypatch.setattr(metrics, "WANDB_TIMEOUT_S", 1)
     config = TrainConfig(task="Cartpole", logger="wandb", wandb=WandbConfig(mode="online"))
     with pytest.warns(UserWarning, match="wandb cannot be reached .* logging offline to"):
         writer = make_writer(config, tmp_path, 0)
