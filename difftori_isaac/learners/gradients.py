@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from math import isfinite
 
 import torch
+from torch.nn.utils import get_total_norm
 
 
 def clipped_gradients(
@@ -17,7 +18,7 @@ def clipped_gradients(
         The gradients, and whether they were finite.
     """
     gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
-    total = norm(gradients).item()
+    total = get_total_norm(gradients).item()
     if not isfinite(total):
         return [torch.zeros_like(gradient) for gradient in gradients], False
     if total > max_norm:
@@ -29,8 +30,3 @@ def accumulate(parameters: Iterable[torch.Tensor], gradients: Iterable[torch.Ten
     """Add gradients to those of the parameters."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-
-
-def norm(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Norm of all numbers of all tensors, a scalar."""
-    return torch.stack(torch._foreach_norm(list(tensors))).norm()

@@ -11,7 +11,7 @@ from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 from torch import nn
 
-from difftori_isaac.learners.gradients import accumulate, clipped_gradients, norm
+from difftori_isaac.learners.gradients import accumulate, clipped_gradients
 from difftori_isaac.learners.model_based_config import ModelBasedConfig
 from difftori_isaac.learners.replay import ReplayBuffer
 from difftori_isaac.learners.td_losses import model_losses, plan_loss, prior_loss
@@ -216,7 +216,7 @@ class ModelBased:
         accumulate(parameters, gradients)
         of = dict(zip(parameters, gradients, strict=True))
         parts = {part: [of[p] for p in items] for part, items in self._parts.items() if items[0] in of}
-        norms = {f"grad_{name}_{part}": norm(items) for part, items in parts.items()}
+        norms = {f"grad_{name}_{part}": nn.utils.get_total_norm(items) for part, items in parts.items()}
         self._count(norms | {f"nonfinite_{name}_losses": torch.tensor(float(not finite))})
 
     @torch.no_grad()

@@ -62,7 +62,7 @@ class Command:
             return BAD_INPUT if isinstance(error, ConfigError) else FAILED
         except (KeyboardInterrupt, Terminated) as error:
             word = "interrupted" if isinstance(error, KeyboardInterrupt) else "terminated"
-            print(f"{word}: nothing was saved", file=sys.stderr)
+            print(f"{word}: nothing more was saved", file=sys.stderr)
             return INTERRUPTED
         finally:
             signal.signal(signal.SIGTERM, previous)

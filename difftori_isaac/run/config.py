@@ -234,6 +234,11 @@ def variants_of(values: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(values[section]["name"] for section in VARIANTS if section in values)
 
 
+def saved_variant(values: Mapping[str, Any], section: str) -> str:
+    """Form of a section of saved values; one that does not name it is of the first form."""
+    return values.get(section, {}).get("name", VARIANTS[section][0]().name)
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain nested dictionary of a configuration: no tuples, so that it survives YAML and weights-only loading."""
 

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +18,7 @@ from difftori_isaac.run import build, distributed, locate
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.checkpoint import Checkpoint
 from difftori_isaac.run.compose import Overrides, compose
-from difftori_isaac.run.config import TrainConfig, to_dict
+from difftori_isaac.run.config import VARIANTS, TrainConfig, saved_variant, to_dict
 from difftori_isaac.run.curves import curves
 from difftori_isaac.run.distributed import World
 from difftori_isaac.run.errors import ConfigError, RunError
@@ -68,8 +68,9 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
     """
     start, layers = None, []
     if overrides.get("resume") is not None:
-        compose(TrainConfig, overrides, {"task": "any"})  # bad values are refused before anything is looked for
-        start = _start(overrides)
+        asked = compose(TrainConfig, overrides, {"task": "any"})  # refuses bad values before anything is looked for
+        given = {section: getattr(asked, section).name for section in VARIANTS if section in overrides.groups}
+        start = _start(overrides, given)
         layers = [start.config]
     config = compose(TrainConfig, overrides, *layers)
     resolved: dict[str, Any] = {
@@ -91,7 +92,8 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
     return build.fill_from_task(replace(config, **resolved), settings), start
 
 
-def _start(overrides: Overrides) -> Checkpoint:
+def _start(overrides: Overrides, given: dict[str, str]) -> Checkpoint:
+    """The checkpoint to continue; ``given`` are the forms of learner and world model that were asked for."""
     task, policy = overrides.get("task"), overrides.get("policy")
     task = None if task is None else build.resolve_task_name(task)
     path = locate.find_checkpoint(
@@ -105,6 +107,9 @@ def _start(overrides: Overrides) -> Checkpoint:
     for key, asked in (("task", task), ("policy", policy)):
         if asked is not None and asked != start.config[key]:
             raise ConfigError(f"{key} is {asked}, but {path} was trained with {start.config[key]}; leave {key}= out")
+    for section, name in given.items():
+        if name != (trained := saved_variant(start.config, section)):
+            raise ConfigError(f"{section} is {name}, but {path} was trained with {trained}; leave {section}= out")
     overrides.values["resume"] = str(path)
     return start
 
@@ -167,12 +172,18 @@ class TrainingRun:
 
     def loop(self) -> None:
         """Trains up to ``max_iterations``, or until a signal asks to stop; the state is saved either way."""
-        config, total = self.config, self.config.max_iterations or 0
         obs = self._reset()
         self.alg.train_mode()
-        with ExitStack() as stack:
-            stop, received = stack.enter_context(StopSignals()), None
-            report = stack.enter_context(self._report()) if self.world.rank == 0 else lambda row, log: None
+        with StopSignals() as stop:
+            received = self._train(obs, stop)
+            if self.world.rank == 0:
+                self._say_goodbye(received)
+                try_report(self.run_dir)
+
+    def _train(self, obs: TensorDict, stop: StopSignals) -> str | None:
+        """Trains and saves; returns the name of the signal that stopped it."""
+        config, total, received = self.config, self.config.max_iterations or 0, None
+        with self._report() if self.world.rank == 0 else nullcontext(lambda row, log: None) as report:
             while self.iteration < total:
                 began = time.perf_counter()
                 obs = self._collect(obs, stop)
@@ -188,9 +199,7 @@ class TrainingRun:
                 if self.iteration % config.save_interval == 0 or self.iteration == total:
                     self.save()
             self.save()
-        if self.world.rank == 0:
-            try_report(self.run_dir)
-            self._say_goodbye(received)
+        return received
 
     @contextmanager
     def _report(self) -> Iterator[Callable[[Row, dict[str, float]], None]]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+ABORT_AFTER_S = 2.0
+"""A SIGINT this much later than the first is a second one [s]; a launcher such as `uv run` hands the first on twice."""
 
 
 class StopSignals:
@@ -16,6 +20,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: str | None = None
         """Name of the signal that asked to stop; None if none did."""
+        self._since = 0.0
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -32,6 +37,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
+        if self.received is None:
+            self.received, self._since = signal.Signals(number).name, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._since > ABORT_AFTER_S:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number).name

@@ -80,6 +80,8 @@ TRAIN = {
     "resume=latest num_envs=0": "num_envs is 0",
     "task=Lift resume=runs/Cartpole/mlp/first": "task is Lift, but",
     "policy=trajopt resume=runs/Cartpole/mlp/first": "policy is trajopt, but",
+    "learner=model_based resume=runs/Cartpole/mlp/first": "learner is model_based, but",
+    "world_model=tdmpc2 resume=runs/Cartpole/mlp/first": "world_model is td, but",
 }
 
 
@@ -154,7 +156,7 @@ def test_signals_before_anything_can_be_saved(sigint_interrupts, capsys: pytest.
         command = Command(name="x.py", summary="", schema=RunConfig, run=f"{__name__}:{action.__name__}")
         sys.modules.setdefault(__name__, sys.modules[action.__module__])
         assert command([]) == 130
-        assert capsys.readouterr().err == f"{word}: nothing was saved\n"
+        assert capsys.readouterr().err == f"{word}: nothing more was saved\n"
 
 
 def test_traceback_on_request(monkeypatch: pytest.MonkeyPatch):

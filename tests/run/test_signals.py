@@ -4,11 +4,13 @@ import signal
 
 import pytest
 
+from difftori_isaac.run import signals
 from difftori_isaac.run.signals import StopSignals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_first_signal_asks_second_interrupt_aborts(number: signal.Signals):
+def test_first_signal_asks_second_interrupt_aborts(number: signal.Signals, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(signals, "ABORT_AFTER_S", 0.0)
     before = signal.getsignal(number)
     with StopSignals() as stop:
         assert stop.received is None
@@ -18,3 +20,10 @@ def test_first_signal_asks_second_interrupt_aborts(number: signal.Signals):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(number) is before
+
+
+def test_an_interrupt_that_is_handed_on_twice_is_one():
+    with StopSignals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.received == "SIGINT"
