@@ -36,7 +36,8 @@ def benchmark(overrides: Overrides) -> None:
             rows.append(row)
             print(f"{len(rows)}: {row.solver}, {row.num_envs} environments", file=sys.stderr)
     if not rows:
-        raise ConfigError(f"filter is {config.filter!r}, which fits no solver of suite={config.suite}; leave it out")
+        remedy = "leave it out" if config.peers else "leave it out, or set peers=true"
+        raise ConfigError(f"filter is {config.filter!r}, which fits no solver of suite={config.suite}; {remedy}")
     if (reference := resolve_name(f"{suite}:REFERENCE")) is not None:
         rows = compare(rows, reference)
     report.print_table(rows)

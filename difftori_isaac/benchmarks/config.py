@@ -59,7 +59,8 @@ class BenchmarkConfig:
     repeats: int = 5
     """Timed calls after the warm-up; their median counts."""
     peers: bool = False
-    """Whether to install mpc.pytorch beside this environment with uv and run it; false quotes it."""
+    """Whether uv is to install planners of others beside this environment and they are to be run; false quotes them or
+    leaves them out."""
     task: str = "Cartpole"
     """Task of ``suite=training``."""
     json: str | None = None

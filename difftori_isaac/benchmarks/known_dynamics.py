@@ -12,7 +12,7 @@ import torch
 
 from difftori_isaac.benchmarks.config import BenchmarkConfig, Size
 from difftori_isaac.benchmarks.measure import Workload, measure
-from difftori_isaac.benchmarks.peers import PeerError, run_mpc_pytorch
+from difftori_isaac.benchmarks.peers import PeerError, measure_peer
 from difftori_isaac.benchmarks.row import Reference, Row
 from difftori_isaac.run.build import resolve_device
 from difftori_isaac.trajopt.config import TrajOptConfig
@@ -96,12 +96,14 @@ def known_dynamics(config: BenchmarkConfig) -> Iterator[Row]:
 
 def _peers(config: BenchmarkConfig, size: Size, dtype: str) -> Iterator[Row]:
     quoted = dict(QUOTED)
-    if config.peers and config.wants("mpc.pytorch"):
+    if config.peers and config.wants(solver := "mpc.pytorch"):
+        problem = CartPoleProblem(dtype=getattr(torch, dtype))
+        settings = {"suite": "known_dynamics", "device": "cpu", "dtype": dtype, "repeats": config.repeats}
         try:
-            yield _mpc_pytorch(CartPoleProblem(dtype=getattr(torch, dtype)), size, dtype, config.repeats)
-            del quoted["mpc.pytorch"]
+            yield measure_peer(problem, size, solver=solver, **settings)
+            del quoted[solver]
         except PeerError as error:
-            warnings.warn(f"mpc.pytorch cannot be run: {error}", stacklevel=2)
+            warnings.warn(f"{solver} cannot be run: {error}", stacklevel=2)
     for solver, milliseconds in quoted.items():
         quoted_size = QUOTED_SIZE._replace(num_envs=size.num_envs)
         if config.wants(solver) and size == quoted_size and size.num_envs in milliseconds and dtype == "float64":
@@ -115,36 +117,3 @@ def _peers(config: BenchmarkConfig, size: Size, dtype: str) -> Iterator[Row]:
                 dtype=dtype,
                 note="quoted",
             )
-
-
-def _mpc_pytorch(problem: CartPoleProblem, size: Size, dtype: str, repeats: int) -> Row:
-    model, z0 = problem.build(size.num_envs)
-    physical = {name: float(model.get_parameter(name)) for name in model.system.parameters}
-    force_weight = (WEIGHTS[4] ** 2 + problem.trajopt.prior_weight**2) ** 0.5
-    answer = run_mpc_pytorch(
-        {
-            "dtype": dtype,
-            "physical": {**physical, "dt": float(model.dt)},
-            "weights": [*WEIGHTS[:4], force_weight],
-            "z0": z0.tolist(),
-            "horizon": size.horizon,
-            "iterations": size.iterations,
-            "repeats": repeats,
-        }
-    )
-    cost = workload(problem, size).cost
-    actions = torch.tensor(answer.pop("actions"), dtype=problem.dtype)
-    return Row(
-        suite="known_dynamics",
-        solver="mpc.pytorch",
-        **size._asdict(),
-        solves_per_s=1e3 * size.num_envs / answer["forward_ms"],
-        final_cost=float(cost(actions).mean()),
-        initial_cost=float(cost(torch.zeros_like(actions)).mean()),
-        device="cpu",
-        dtype=dtype,
-        forward_ms=answer["forward_ms"],
-        forward_backward_ms=answer["forward_backward_ms"],
-        backward_ms=answer["forward_backward_ms"] - answer["forward_ms"],
-        peak_memory_mb=answer["peak_memory_mb"],
-    )

@@ -11,6 +11,7 @@ import torch
 
 from difftori_isaac.benchmarks.config import BenchmarkConfig, Size
 from difftori_isaac.benchmarks.measure import Workload, measure
+from difftori_isaac.benchmarks.peers import PeerError, measure_peer
 from difftori_isaac.benchmarks.row import Reference, Row
 from difftori_isaac.run.build import resolve_device
 from difftori_isaac.trajopt.config import TrajOptConfig
@@ -32,7 +33,9 @@ SOLVERS: dict[str, dict[str, Any]] = {
     "theseus unroll": {"solver": "theseus", "backward_mode": "unroll"},
     "mppi": {"solver": "mppi"},
 }
-MAX_ENVS = {"theseus unroll": 256, "mppi": 256}
+SAMPLING_PEERS = ("pytorch-mppi", "torchrl MPPI", "torchrl CEM")
+"""Planners of others, measured with ``peers=true``."""
+MAX_ENVS = {"theseus unroll": 256} | dict.fromkeys(("mppi", *SAMPLING_PEERS), 256)
 """Environments beyond which a solver takes tens of gigabytes, or minutes for a solve on a CPU."""
 
 
@@ -98,10 +101,23 @@ def workload(problem: LatentProblem, size: Size) -> Workload:
 def learned_model(config: BenchmarkConfig) -> Iterator[Row]:
     """Latent 64, one hidden layer of 256, 8 actions, 4 residuals a step: 60 residuals and 40 unknowns at horizon 5."""
     device, dtype = resolve_device(config.device), config.dtype or "float32"
-    take = partial(measure, suite="learned_model", device=device, dtype=dtype, repeats=config.repeats)
+    settings = {"suite": "learned_model", "device": device, "dtype": dtype, "repeats": config.repeats}
+    base = LatentProblem(device=device, dtype=getattr(torch, dtype))
     for size in config.sizes(num_envs=(64, 256, 1024), horizon=(5, 3, 8), iterations=(5,)):
-        for solver, settings in SOLVERS.items():
-            if config.wants(solver) and size.num_envs <= MAX_ENVS.get(solver, size.num_envs):
-                trajopt = replace(TRAJOPT, **settings)
-                problem = LatentProblem(trajopt=trajopt, device=device, dtype=getattr(torch, dtype))
-                yield take(partial(workload, problem), size, solver=solver)
+        for solver in (*SOLVERS, *(SAMPLING_PEERS if config.peers else ())):
+            if not config.wants(solver) or size.num_envs > MAX_ENVS.get(solver, size.num_envs):
+                continue
+            if solver in SAMPLING_PEERS:
+                yield _measure_peer(base, size, solver=solver, **settings)
+            else:
+                problem = replace(base, trajopt=replace(TRAJOPT, **SOLVERS[solver]))
+                yield measure(partial(workload, problem), size, solver=solver, **settings)
+
+
+def _measure_peer(problem: LatentProblem, size: Size, *, solver: str, **settings: Any) -> Row:
+    """The row of a peer; one that cannot be installed or run has a note instead of numbers."""
+    try:
+        return measure_peer(problem, size, solver=solver, **settings)
+    except PeerError as error:
+        note = f"cannot be run: {error}"
+        return Row(suite=settings["suite"], solver=solver, **size._asdict(), measured=False, note=note)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from difftori_isaac.benchmarks import gradients, known_dynamics, learned_model, mpc_pytorch
+from difftori_isaac.benchmarks import gradients, known_dynamics, learned_model
 from difftori_isaac.benchmarks.config import Size
 from difftori_isaac.benchmarks.row import COST_TOLERANCE
 
@@ -39,14 +39,6 @@ def test_known_dynamics_have_one_cost_and_one_gradient():
         slopes.append(torch.cat(workload.forward_backward()))
     torch.testing.assert_close(costs, [costs[0]] * len(costs), rtol=1e-6, atol=0)
     torch.testing.assert_close(slopes, [slopes[0]] * len(slopes), rtol=1e-2, atol=1e-2 * float(slopes[0].abs().max()))
-
-
-def test_mpc_pytorch_has_our_cart_pole():
-    model, z0 = known_dynamics.CartPoleProblem().build(8)
-    physical = {name: float(model.get_parameter(name)) for name in model.system.parameters}
-    theirs = mpc_pytorch.CartPole(**physical, dt=float(model.dt))
-    a = torch.linspace(-5.0, 5.0, 8, dtype=torch.float64)[:, None]
-    torch.testing.assert_close(theirs(3.0 * z0, a), model.next(3.0 * z0, a), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("bound", [None, gradients.BOUND])

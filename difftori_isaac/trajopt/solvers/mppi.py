@@ -1,7 +1,7 @@
 """Model predictive path integral control (MPPI): a sampling baseline that needs the cost of a plan and nothing else.
 
-pytorch-mppi plans for one state at a time, torchrl's MPPIPlanner rolls out an ``EnvBase`` with fresh noise; this one
-plans for all environments at once, against a problem's cost, and its plans are a function of the problem.
+pytorch-mppi keeps the standard deviation of its samples, torchrl's MPPIPlanner rolls out an ``EnvBase`` with fresh
+noise; this one plans against a problem's cost, within bounds, and its plans are a function of the problem.
 """
 
 from __future__ import annotations
