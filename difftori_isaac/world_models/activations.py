@@ -7,8 +7,22 @@ from math import pi, sqrt
 from typing import Any, NamedTuple
 
 import torch
+from rsl_rl.utils import resolve_nn_activation
 from torch import nn
 from torch.nn import functional as F
+
+
+class Mish(nn.Module):
+    """``x tanh(softplus(x))`` in operations that :mod:`torch.func` maps over a batch, which torch's own is not."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Of the shape of ``x``."""
+        return x * F.softplus(x).tanh()
+
+
+def activation_layer(name: str) -> nn.Module:
+    """The activation layer of one of rsl_rl's names."""
+    return Mish() if name == "mish" else resolve_nn_activation(name)
 
 
 class Activation(NamedTuple):
@@ -110,7 +124,7 @@ _ACTIVATIONS = {
     nn.SiLU: Activation(_swish, _swish_curvature),
     nn.ELU: Activation(_elu, _elu_curvature),
     nn.GELU: Activation(_gelu, _gelu_curvature),
-    nn.Mish: Activation(_mish, _mish_curvature),
+    Mish: Activation(_mish, _mish_curvature),
     nn.Softplus: Activation(_softplus, _softplus_curvature),
     nn.Tanh: Activation(_tanh, _tanh_curvature),
 }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from rsl_rl.modules import CNN
-from rsl_rl.utils import resolve_nn_activation
 from tensordict import TensorDict
 from torch import nn
 
+from difftori_isaac.world_models.activations import activation_layer
 from difftori_isaac.world_models.encoder_config import EncoderConfig
 from difftori_isaac.world_models.mlp import mlp
 
@@ -59,7 +59,7 @@ class PointNet(nn.Module):
         super().__init__()
         *hidden_dims, self.out_dim = config.point_dims
         self.net = mlp(point_dim, hidden_dims, self.out_dim, config.point_activation)
-        self.net.append(resolve_nn_activation(config.point_activation))
+        self.net.append(activation_layer(config.point_activation))
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
         """Features, shape (*batch, out_dim), of clouds, shape (*batch, num_points, point_dim)."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from rsl_rl.utils import resolve_nn_activation
 from torch import nn
 
 from difftori_isaac.trajopt.problem import Derivatives
+from difftori_isaac.world_models.activations import activation_layer
 from difftori_isaac.world_models.config import WorldModelConfig
 from difftori_isaac.world_models.mlp import LinearizedMLP, mlp
 from difftori_isaac.world_models.second_order import pull_gradient
@@ -42,7 +42,7 @@ class LatentWorldModel(nn.Module):
         *encoder_hidden_dims, latent_dim = config.encoder_dims
         step_dim, activation = latent_dim + action_dim, config.activation
         self.encoder = mlp(obs_dim, encoder_hidden_dims, latent_dim, config.encoder_activation)
-        self.encoder.append(resolve_nn_activation(config.encoder_activation))
+        self.encoder.append(activation_layer(config.encoder_activation))
         self.prior = mlp(latent_dim, config.prior_hidden_dims, action_dim, activation)
         with torch.random.fork_rng(devices=[]):  # with one seed, encoder, prior and critic start as those of a PPO-MLP
             self.dynamics = mlp(step_dim, config.hidden_dims, latent_dim, activation)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from rsl_rl.utils import resolve_nn_activation
 from torch import nn
 
-from difftori_isaac.world_models.activations import value_and_slope
+from difftori_isaac.world_models.activations import activation_layer, value_and_slope
 
 
 def mlp(in_dim: int, hidden_dims: Iterable[int], out_dim: int, activation: str) -> nn.Sequential:
@@ -16,7 +15,7 @@ def mlp(in_dim: int, hidden_dims: Iterable[int], out_dim: int, activation: str) 
     dims = [in_dim, *hidden_dims, out_dim]
     layers: list[nn.Module] = []
     for i in range(len(dims) - 1):
-        layers += [nn.Linear(dims[i], dims[i + 1]), resolve_nn_activation(activation)]
+        layers += [nn.Linear(dims[i], dims[i + 1]), activation_layer(activation)]
     return nn.Sequential(*layers[:-1])
 
 

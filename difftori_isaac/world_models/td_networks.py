@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from rsl_rl.utils import resolve_nn_activation
 from tensordict import TensorDict
 from torch import nn
 from torch.nn import functional as F
 
+from difftori_isaac.world_models.activations import activation_layer
 from difftori_isaac.world_models.encoder_config import EncoderConfig
 from difftori_isaac.world_models.encoders import GroupEncoders
 from difftori_isaac.world_models.td_config import HeadName, TdWorldModelConfig
@@ -38,7 +38,7 @@ def network(in_dim: int, hidden_dims: Iterable[int], out_dim: int, config: TdWor
         layers.append(nn.Linear(in_dim, width))
         if config.layer_norm:
             layers.append(nn.LayerNorm(width))
-        layers.append(resolve_nn_activation(config.activation))
+        layers.append(activation_layer(config.activation))
         in_dim = width
     return nn.Sequential(*layers, nn.Linear(in_dim, out_dim))
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rsl_rl.utils import resolve_nn_activation
 
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.layer import TrajOptLayer
 from difftori_isaac.trajopt.linearize import linearize
 from difftori_isaac.trajopt.problem import StructuredModel, TrajOptProblem
-from difftori_isaac.world_models.activations import curvature, value_and_slope
+from difftori_isaac.world_models.activations import activation_layer, curvature, value_and_slope
 from difftori_isaac.world_models.config import SMOOTH_ACTIVATIONS, WorldModelConfig
 from difftori_isaac.world_models.latent import LatentWorldModel
 
@@ -100,7 +99,7 @@ def test_what_still_moves_is_solved_as_in_a_small_batch(hessian_every, bounds):
 
 @pytest.mark.parametrize("activation", SMOOTH_ACTIVATIONS)
 def test_slopes_and_curvatures_are_derivatives(activation):
-    layer = resolve_nn_activation(activation)
+    layer = activation_layer(activation)
     x = torch.tensor([-30.0, -4.0, -1.3, -0.1, 0.2, 1.7, 5.0, 30.0], dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(layer(x).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(slope.sum(), x)
