@@ -6,24 +6,24 @@ from collections.abc import Iterable, Sequence
 from math import isfinite
 
 import torch
-from torch.nn.utils import get_total_norm
 
 
 def clipped_gradients(
     loss: torch.Tensor, parameters: Sequence[torch.Tensor], max_norm: float
-) -> tuple[list[torch.Tensor], bool]:
+) -> tuple[list[torch.Tensor], list[torch.Tensor], bool]:
     """Gradient of ``loss`` for each parameter, of norm at most ``max_norm`` over all of them; zero if not finite.
 
     Returns:
-        The gradients, and whether they were finite.
+        The gradients, the norm of each before it was clipped, and whether they were finite.
     """
     gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
-    total = get_total_norm(gradients).item()
+    norms = list(torch._foreach_norm(gradients))
+    total = torch.stack(norms).norm().item()
     if not isfinite(total):
-        return [torch.zeros_like(gradient) for gradient in gradients], False
+        return [torch.zeros_like(gradient) for gradient in gradients], norms, False
     if total > max_norm:
-        return list(torch._foreach_mul(gradients, max_norm / total)), True
-    return list(gradients), True
+        return list(torch._foreach_mul(gradients, max_norm / total)), norms, True
+    return list(gradients), norms, True
 
 
 def accumulate(parameters: Iterable[torch.Tensor], gradients: Iterable[torch.Tensor]) -> None:

@@ -47,7 +47,9 @@ class ModelBased:
         self._parts = self.world_model.parts()
         self._raw_critic_parameters = list(self.world_model.raw_critics.parameters())
         rest = [*self._parameters("dynamics", "reward", "q", "prior"), *self._raw_critic_parameters]
-        self.optimizer = torch.optim.Adam([{"params": self._parts["encoder"]}, {"params": rest}], lr=self.learning_rate)
+        self.optimizer = torch.optim.Adam(
+            [{"params": self._parts["encoder"]}, {"params": rest}], lr=self.learning_rate, fused=True
+        )
         self._actions = torch.zeros(replay.num_envs, self.world_model.action_dim, device=self.device)
         self._new_episodes = True
         self._rewards = torch.zeros(3, device=self.device)
@@ -211,13 +213,13 @@ class ModelBased:
         return [parameter for part in parts for parameter in self._parts[part]]
 
     def _backward(self, name: str, loss: torch.Tensor, parameters: list[nn.Parameter]) -> None:
-        """Add the clipped gradient of a loss; count it in, by the part of the model that it reaches."""
-        gradients, finite = clipped_gradients(loss, parameters, self.config.max_grad_norm)
+        """Add the clipped gradient of a loss; count its norm before, by the part of the model that it reaches."""
+        gradients, norms, finite = clipped_gradients(loss, parameters, self.config.max_grad_norm)
         accumulate(parameters, gradients)
-        of = dict(zip(parameters, gradients, strict=True))
+        of = dict(zip(parameters, norms, strict=True))
         parts = {part: [of[p] for p in items] for part, items in self._parts.items() if items[0] in of}
-        norms = {f"grad_{name}_{part}": nn.utils.get_total_norm(items) for part, items in parts.items()}
-        self._count(norms | {f"nonfinite_{name}_losses": torch.tensor(float(not finite))})
+        counts = {f"grad_{name}_{part}": torch.stack(items).norm() for part, items in parts.items()}
+        self._count(counts | {f"nonfinite_{name}_losses": torch.tensor(float(not finite))})
 
     @torch.no_grad()
     def _count(self, values: Mapping[str, torch.Tensor]) -> None:

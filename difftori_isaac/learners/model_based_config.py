@@ -38,6 +38,8 @@ class ModelBasedConfig:
     """Decay of the loss weights along a sub-sequence."""
     discount: float | None = None
     """Discount γ of training and planning; null is 1 − 5/T of episodes of T steps, within 0.95 to 0.995 (TD-MPC2)."""
+    td_lambda: float = 0.0
+    """λ of the values' targets along a sub-sequence: 0 looks one step ahead, 1 to its end, ``horizon`` steps."""
     reward_scale: float | None = None
     """Reward that counts as 1; null is the standard deviation of the rewards of the seed steps."""
     learning_rate: float = 1e-3
@@ -104,7 +106,7 @@ class ModelBasedConfig:
         check_at_least(self, "learner", 0, "encoder_lr_scale", "priority_alpha", "priority_beta", "max_nonfinite_share")
         check_above_zero(self, "learner", "update_to_data", "reward_scale", "learning_rate", "max_grad_norm")
         check_above_zero(self, "learner", "action_scale", "rho")
-        check_from_0_to_1(self, "learner", "discount", "tau")
+        check_from_0_to_1(self, "learner", "discount", "tau", "td_lambda")
         if self.plan_batch_size > self.batch_size:
             raise ValueError(
                 f"learner.plan_batch_size is {self.plan_batch_size}; allowed: at most "

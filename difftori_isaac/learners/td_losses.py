@@ -41,8 +41,10 @@ def model_losses(model: TdWorldModel, batch: Replayed, config: ModelBasedConfig,
         rewards = batch.rewards / model.reward_scale
         not_terminated = discount * (~batch.terminated).to(rewards.dtype)
         drawn = torch.randperm(model.config.num_q, device=rewards.device)[:2]
-        target = rewards + not_terminated * model.q(next_z, next_a, target=True)[drawn].amin(dim=0)
-        raw_target = rewards[:, 0] + not_terminated[:, 0] * model.target_raw_critics(next_obs[:, 0], next_a[:, 0])
+        next_values = model.q(next_z, next_a, target=True)[drawn].amin(dim=0)
+        target = lambda_returns(rewards, not_terminated, next_values, batch.valid, config.td_lambda)
+        next_raw_values = model.target_raw_critics(next_obs, next_a)
+        raw_target = lambda_returns(rewards, not_terminated, next_raw_values, batch.valid, config.td_lambda)[:, 0]
         rho = config.rho ** torch.arange(length, dtype=rewards.dtype, device=rewards.device)
         weights = (rho * batch.valid * batch.weights[:, None]).T
         weights = weights / weights.sum().clamp(min=1.0)
@@ -70,6 +72,27 @@ def model_losses(model: TdWorldModel, batch: Replayed, config: ModelBasedConfig,
         weights=weights,
         td_error=(heads[0].value(outputs[0][0]).detach() - target[:, 0]).abs(),
     )
+
+
+def lambda_returns(
+    rewards: torch.Tensor, discounts: torch.Tensor, next_values: torch.Tensor, valid: torch.Tensor, td_lambda: float
+) -> torch.Tensor:
+    """λ-returns of every step, cut off at the end of its episode or of the sub-sequence, shape (batch, length).
+
+    ``G_k = r_k + γ_k ((1 − λ) V_{k+1} + λ G_{k+1})`` (Sutton and Barto, 2018, equation 12.2).
+
+    Args:
+        rewards: Shape (batch, length).
+        discounts: Discount of what follows a step, 0 where its episode terminated, shape (batch, length).
+        next_values: Values V of the observations behind the steps, shape (batch, length).
+        valid: 1 where a step belongs to the episode of the first step, shape (batch, length).
+        td_lambda: λ; 0 bootstraps from the next observation, 1 from the last one there is.
+    """
+    returns = [rewards[:, -1] + discounts[:, -1] * next_values[:, -1]]
+    for k in reversed(range(rewards.shape[1] - 1)):
+        ahead = torch.where(valid[:, k + 1] > 0, next_values[:, k].lerp(returns[-1], td_lambda), next_values[:, k])
+        returns.append(rewards[:, k] + discounts[:, k] * ahead)
+    return torch.stack(returns[::-1], dim=1)
 
 
 def prior_loss(
