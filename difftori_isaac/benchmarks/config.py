@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, with_config
 from difftori_isaac.run.config import PYDANTIC
 from difftori_isaac.run.errors import ConfigError
 
-SuiteName = Literal["learned_model", "known_dynamics", "published", "training", "gradients"]
+SuiteName = Literal["learned_model", "known_dynamics", "published", "training", "model_based", "gradients"]
 
 
 def _as_list(value: Any) -> Any:
@@ -79,8 +79,8 @@ class BenchmarkConfig:
             raise ConfigError(f"repeats is {self.repeats}; allowed: an integer of at least 1")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"device is {self.device!r}; allowed: auto, cpu, cuda:N")
-        if self.suite == "training" and self.plot is not None:
-            raise ConfigError("plot is set, but suite=training measures no time of a solve; allowed: json, markdown")
+        if self.suite in ("training", "model_based") and self.plot is not None:
+            raise ConfigError(f"plot is set, but suite={self.suite} has no curves; allowed: json, markdown")
 
     def sizes(self, num_envs: Sizes, horizon: Sizes, iterations: Sizes) -> list[Size]:
         """Sizes to measure, given the suite's own: each list in turn, with the first value of the other two."""

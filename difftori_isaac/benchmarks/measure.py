@@ -68,7 +68,7 @@ def measure(build: Build, size: Size, *, suite: str, solver: str, device: str, d
     workload = build(size)
     calls = [call for call in (workload.forward, workload.forward_backward) if call is not None]
     before = os.times()
-    times = (_cuda_ms if on_cuda else _cpu_ms)(calls, repeats)
+    times = times_ms(calls, device, repeats)
     after = os.times()
     user_s, system_s = after.user - before.user, after.system - before.system
     forward_ms = median(first for first, *_ in times)
@@ -90,6 +90,11 @@ def measure(build: Build, size: Size, *, suite: str, solver: str, device: str, d
         device=torch.cuda.get_device_name(device) if on_cuda else "cpu",
         dtype=dtype,
     )
+
+
+def times_ms(calls: Sequence[Callable[[], Any]], device: str, repeats: int) -> list[list[float]]:
+    """Times of the calls in turn [ms], once per repeat: CPU time of the process, or time between two CUDA events."""
+    return (_cuda_ms if device.startswith("cuda") else _cpu_ms)(calls, repeats)
 
 
 def _cpu_ms(calls: Sequence[Callable[[], Any]], repeats: int) -> list[list[float]]:

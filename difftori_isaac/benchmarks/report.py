@@ -31,6 +31,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "backward_ms": ("gradient alone [ms]", _short),
     "system_share": ("system share", "{:.0%}".format),
     "solves_per_s": ("solves/s", _short),
+    "update_ms": ("update [ms]", _short),
     "env_steps_per_s": ("env-steps/s", _short),
     "peak_memory_mb": ("peak memory [MiB]", _short),
     "initial_cost": ("first cost", lambda value: f"{value:.4g}"),

@@ -50,8 +50,10 @@ class Row:
     """Whether ``final_cost`` is the reference's within 1 %; None if one is unknown."""
     gradient_error: float | None = None
     """Largest deviation of directional derivatives from finite differences, relative to the largest of them."""
+    update_ms: float | None = None
+    """One optimizer step of a learner [ms]."""
     env_steps_per_s: float | None = None
-    """Environment steps per second of training [1/s]."""
+    """Environment steps per second of training [1/s]; in ``model_based`` without the simulator's share."""
     device: str | None = None
     """Device."""
     dtype: str | None = None
@@ -94,7 +96,7 @@ def _compared(row: Row, reference: Row) -> Row:
 
 
 def _speed(row: Row) -> float | None:
-    """Environments per millisecond, forward and backward; of training, environment steps per second."""
+    """Environments per millisecond, forward and backward; of a learner, environment steps per second."""
     if row.env_steps_per_s is not None:
         return row.env_steps_per_s
     return row.num_envs / row.forward_backward_ms if row.forward_backward_ms else None

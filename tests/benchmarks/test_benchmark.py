@@ -57,6 +57,16 @@ def test_quoted_rows_say_so(tmp_path: Path):
     assert all(row["measured"] is False and row["note"] == "quoted" for row in rows)
 
 
+def test_an_environment_step_of_model_based_learning_is_its_plan_and_its_share_of_updates(tmp_path: Path):
+    arguments = ["suite=model_based", "filter=td with", "num_envs=8", "horizon=2", "iterations=2", "repeats=1"]
+    assert main([*arguments, "device=cpu", f"json={tmp_path / 'rows.json'}"]) == 0
+    (row,) = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert (row["solver"], row["num_envs"], row["horizon"], row["iterations"]) == ("td with an update each step", 8, 2, 2)
+    assert row["forward_ms"] > 0 and row["update_ms"] > 0
+    assert row["env_steps_per_s"] == pytest.approx(1e3 / (row["forward_ms"] / 8 + row["update_ms"]))
+    assert "1 updates a step of 512" in row["note"]
+
+
 def test_a_peer_that_cannot_be_installed_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -70,7 +80,7 @@ def test_a_peer_that_cannot_be_installed_is_quoted(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ("suite=fast", 2, "suite is 'fast'; allowed: learned_model, known_dynamics, published, training, gradients"),
+        ("suite=fast", 2, "suite is 'fast'; allowed: learned_model, known_dynamics, published, training, model_based,"),
         ("", 2, "suite is missing"),
         ("suite=gradients num_envs=0", 2, "num_envs is [0]; allowed: one or more integers of at least 1"),
         ("suite=gradients horizon=[]", 2, "horizon is []; allowed"),
