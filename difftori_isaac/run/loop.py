@@ -69,7 +69,7 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
     start, layers = None, []
     if overrides.get("resume") is not None:
         asked = compose(TrainConfig, overrides, {"task": "any"})  # refuses bad values before anything is looked for
-        given = {section: getattr(asked, section).name for section in VARIANTS if section in overrides.groups}
+        given = {section: to_dict(getattr(asked, section)) for section in VARIANTS if section in overrides.groups}
         start = _start(overrides, given)
         layers = [start.config]
     config = compose(TrainConfig, overrides, *layers)
@@ -92,8 +92,8 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
     return build.fill_from_task(replace(config, **resolved), settings), start
 
 
-def _start(overrides: Overrides, given: dict[str, str]) -> Checkpoint:
-    """The checkpoint to continue; ``given`` are the forms of learner and world model that were asked for."""
+def _start(overrides: Overrides, given: dict[str, dict[str, Any]]) -> Checkpoint:
+    """The checkpoint to continue; ``given`` are the settings of the learner and the world model that were asked for."""
     task, policy = overrides.get("task"), overrides.get("policy")
     task = None if task is None else build.resolve_task_name(task)
     path = locate.find_checkpoint(
@@ -107,9 +107,17 @@ def _start(overrides: Overrides, given: dict[str, str]) -> Checkpoint:
     for key, asked in (("task", task), ("policy", policy)):
         if asked is not None and asked != start.config[key]:
             raise ConfigError(f"{key} is {asked}, but {path} was trained with {start.config[key]}; leave {key}= out")
-    for section, name in given.items():
-        if name != (trained := saved_variant(start.config, section)):
-            raise ConfigError(f"{section} is {name}, but {path} was trained with {trained}; leave {section}= out")
+    for section, settings in given.items():
+        if settings["name"] != (trained := saved_variant(start.config, section)):
+            raise ConfigError(
+                f"{section} is {settings['name']}, but {path} was trained with {trained}; leave {section}= out"
+            )
+    for name, value in given.get("world_model", {}).items():  # of which a checkpoint fits one alone
+        if value is not None and value != (trained := start.config["world_model"].get(name, value)):
+            raise ConfigError(
+                f"world_model={overrides.groups['world_model']} has world_model.{name} {value}, but {path} was trained "
+                f"with {trained}; leave world_model= out"
+            )
     overrides.values["resume"] = str(path)
     return start
 

@@ -13,7 +13,8 @@ import torch
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run import locate
 from difftori_isaac.run.cli import Command
-from difftori_isaac.run.config import RunConfig
+from difftori_isaac.run.compose import compose, parse
+from difftori_isaac.run.config import RunConfig, TrainConfig, to_dict
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ("train", "play", "evaluate", "export", "list_tasks", "new_task", "plot", "report", "benchmark")
@@ -93,6 +94,17 @@ def test_bad_training_is_one_line(arguments: str, run_dir: Path, capsys: pytest.
     assert run("train", *arguments.split()) == 2
     assert TRAIN[arguments] in one_line(capsys)
     assert sorted(path.name for path in run_dir.iterdir()) == ["checkpoints"]
+
+
+def test_a_world_model_of_other_sizes_is_refused_at_a_resume(
+    in_tmp_path: Path, make_checkpoint, capsys: pytest.CaptureFixture
+):
+    trained = ["task=Cartpole", "learner=model_based", "world_model=difftori"]
+    saved = make_checkpoint(config=to_dict(compose(TrainConfig, parse(trained, TrainConfig))))
+    path = checkpoints.save(saved, Path("run"), keep=1, best=False)
+    assert run("train", f"resume={path}", "world_model=tdmpc2") == 2
+    text = one_line(capsys)
+    assert "world_model=tdmpc2 has world_model.latent_dim 512" in text and "was trained with 50" in text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
