@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import cache
 
 import pytest
 import torch
@@ -14,6 +15,11 @@ from difftori_isaac.policies.export import _factor, _solve
 from difftori_isaac.policies.trajopt_actor import TrajOptActor
 
 OBS_DIM, NUM_OBS = 5, 256
+SETTINGS = {
+    "plain": {},
+    "bounds": {"action_low": -0.2, "action_high": (0.1, None), "iterations": 2},
+    "action_rate": {"action_rate_weight": 0.3, "iterations": 1},
+}
 
 
 def make_actor(**trajopt) -> TrajOptActor:
@@ -34,9 +40,9 @@ def make_actor(**trajopt) -> TrajOptActor:
     return actor.eval()
 
 
-@pytest.fixture(scope="module")
-def plain() -> tuple[TrajOptActor, torch.jit.ScriptModule]:
-    actor = make_actor()
+@cache
+def exported_actor(settings: str) -> tuple[TrajOptActor, torch.jit.ScriptModule]:
+    actor = make_actor(**SETTINGS[settings])
     return actor, actor.as_jit()
 
 
@@ -52,14 +58,10 @@ def assert_same_actions(exported, actor: TrajOptActor) -> None:
         assert (exported(obs) - actions).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize(
-    "trajopt",
-    [{}, {"action_low": -0.2, "action_high": (0.1, None)}, {"action_rate_weight": 0.3, "iterations": 1}],
-    ids=["plain", "bounds", "action_rate"],
-)
-def test_torchscript_acts_as_the_policy(trajopt: dict, tmp_path):
-    actor = make_actor(**trajopt)
-    torch.jit.script(actor.as_jit()).save(tmp_path / "policy.pt")  # as rsl_rl's runner does
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_torchscript_acts_as_the_policy(settings: str, tmp_path):
+    actor, exported = exported_actor(settings)
+    torch.jit.script(exported).save(tmp_path / "policy.pt")  # as rsl_rl's runner does
     loaded = torch.jit.load(tmp_path / "policy.pt")
     assert_same_actions(loaded, actor)
     with torch.inference_mode():
@@ -67,16 +69,16 @@ def test_torchscript_acts_as_the_policy(trajopt: dict, tmp_path):
         assert (loaded(observations()) - prior).abs().max() > 0.05
 
 
-def test_a_nan_observation_stays_in_its_environment(plain):
-    exported, obs = plain[1], observations(6)
+def test_a_nan_observation_stays_in_its_environment():
+    exported, obs = exported_actor("plain")[1], observations(6)
     healthy = exported(obs)
     obs[3] = float("nan")
     others = torch.arange(6) != 3
     assert torch.equal(exported(obs)[others], healthy[others]) and exported(obs).isfinite().all()
 
 
-def test_export_is_a_snapshot(plain):
-    (actor, exported), obs = plain, observations(4)
+def test_export_is_a_snapshot():
+    (actor, exported), obs = exported_actor("plain"), observations(4)
     state, before = deepcopy(actor.state_dict()), exported(obs)
     with torch.no_grad():
         for parameter in actor.parameters():
