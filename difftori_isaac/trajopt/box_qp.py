@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from difftori_isaac.trajopt.gradients import free_factor
+from difftori_isaac.trajopt.host import readable
 
 _MAX_PIVOTS = 8
 
@@ -13,8 +14,9 @@ def box_step(hessian: torch.Tensor, gradient: torch.Tensor, low: torch.Tensor, h
     """Minimise ``½ δᵀHδ + gᵀδ`` over ``low <= δ <= high`` for every environment, shape (num_envs, n).
 
     Block principal pivoting (Portugal, Júdice, Vicente, 1994): components beyond a bound are moved onto it, components
-    whose multiplier has the wrong sign are released, all at once, a fixed number of times. The result is always within
-    the bounds; in the rare environment that needs more pivots it is not the minimum, and accept/reject decides.
+    whose multiplier has the wrong sign are released, all at once, a fixed number of times or, where the host can see it,
+    until nothing changes. The result is always within the bounds; in the rare environment that needs more pivots it is
+    not the minimum, and accept/reject decides.
 
     Args:
         hessian: Positive definite, shape (num_envs, n, n).
@@ -27,11 +29,11 @@ def box_step(hessian: torch.Tensor, gradient: torch.Tensor, low: torch.Tensor, h
         for _ in range(_MAX_PIVOTS):
             step = _step_with_held(hessian, gradient, low, high, at_low, at_high)
             slope = gradient + (hessian @ step[..., None])[..., 0]
-            free = ~(at_low | at_high)
-            at_low, at_high = (
-                torch.where(free, step < low, at_low & (slope > 0)),
-                torch.where(free, step > high, at_high & (slope < 0)),
-            )
+            free, held = ~(at_low | at_high), (at_low, at_high)
+            at_low = torch.where(free, step < low, at_low & (slope > 0))
+            at_high = torch.where(free, step > high, at_high & (slope < 0))
+            if readable(step) and torch.equal(at_low, held[0]) and torch.equal(at_high, held[1]):
+                break
     step = _step_with_held(hessian, gradient, low, high, at_low, at_high)
     return torch.minimum(torch.maximum(step, low), high)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 
 from difftori_isaac.trajopt.box_qp import box_step
 from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.trajopt.host import readable
 from difftori_isaac.trajopt.linearize import Linearization, linearize
 from difftori_isaac.trajopt.optimality import conclude
 from difftori_isaac.trajopt.problem import StructuredModel, TrajOptProblem
@@ -43,7 +43,7 @@ def solve(
                 state = state._replace(point=linearize(problem, state.actions))
         moving = _moving(problem, state, config)
         keep = (iteration + 1) % config.hessian_every > 0
-        if first_recorded == config.iterations and _readable(moving):
+        if first_recorded == config.iterations and readable(moving):
             rows = moving.nonzero()[:, 0]
             if len(rows) == 0:
                 break
@@ -58,11 +58,6 @@ def solve(
             state = _iterate(problem, state, config, allowed, keep=keep, record_point=recorded and not last)
     implicit = differentiable and config.backward_mode == "implicit"
     return conclude(problem, state.actions, state.accepted, config, implicit=implicit, linearization=state.point)
-
-
-def _readable(tensor: torch.Tensor) -> bool:
-    """Whether its values are there for the asking: a GPU would have to be waited for, a trace has none."""
-    return tensor.device.type == "cpu" and not isinstance(tensor, FakeTensor)
 
 
 class _State(NamedTuple):
