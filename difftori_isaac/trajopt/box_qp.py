@@ -14,9 +14,9 @@ def box_step(hessian: torch.Tensor, gradient: torch.Tensor, low: torch.Tensor, h
     """Minimise ``½ δᵀHδ + gᵀδ`` over ``low <= δ <= high`` for every environment, shape (num_envs, n).
 
     Block principal pivoting (Portugal, Júdice, Vicente, 1994): components beyond a bound are moved onto it, components
-    whose multiplier has the wrong sign are released, all at once, a fixed number of times or, where the host can see it,
-    until nothing changes. The result is always within the bounds; in the rare environment that needs more pivots it is
-    not the minimum, and accept/reject decides.
+    whose multiplier has the wrong sign are released, all at once, a fixed number of times or, where the host can see
+    it, until nothing changes. The result is always within the bounds; in the rare environment that needs more pivots it
+    is not the minimum, and accept/reject decides.
 
     Args:
         hessian: Positive definite, shape (num_envs, n, n).
