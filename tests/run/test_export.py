@@ -20,7 +20,7 @@ from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.world_models.config import WorldModelConfig
 from difftori_isaac.world_models.td_config import TdWorldModelConfig
 
-OBS_DIM, NUM_ACTIONS = 4, 1
+OBS_DIM, NUM_ACTIONS = 4, 2
 
 
 def save_run(policy: str, make_checkpoint) -> Path:
@@ -29,7 +29,7 @@ def save_run(policy: str, make_checkpoint) -> Path:
         task="Cartpole",
         policy=policy,
         learner=replace(PPOConfig(actor_hidden_dims=(16, 8)).filled_from({}), obs_normalization=True),
-        trajopt=TrajOptConfig(horizon=2, iterations=1, prior_weight=0.1),
+        trajopt=TrajOptConfig(horizon=1, iterations=1, prior_weight=0.1),
         world_model=WorldModelConfig(encoder_dims=(16, 8), hidden_dims=(16,), head_scale=1.0),
     )
     obs = TensorDict({"policy": 2.0 * torch.randn(64, OBS_DIM) - 1.0}, batch_size=[64])

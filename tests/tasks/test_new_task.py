@@ -17,25 +17,28 @@ from difftori_isaac.scripts.new_task import main as new_task
 ROOT = Path(__file__).parents[2]
 
 
-def write_package(folder: Path, robot: str = "cartpole") -> dict[str, str]:
+def write_package(folder: Path, name: str = "MyTask2D", robot: str = "cartpole") -> dict[str, str]:
     """A package with a task, and the environment variables under which it counts as installed."""
-    assert new_task(["name=MyTask2D", f"robot={robot}", f"output={folder}"]) == 0
+    assert new_task([f"name={name}", f"robot={robot}", f"output={folder}"]) == 0
     build = "import setuptools; setuptools.setup()"
     subprocess.run([sys.executable, "-c", build, "-q", "egg_info"], cwd=folder, check=True)
     return os.environ | {"PYTHONPATH": str(folder / "src")}
 
 
-@pytest.mark.parametrize("robot", ["cartpole", "franka"])
-def test_the_package_is_found_and_in_style(robot: str, tmp_path: Path):
-    environment = write_package(tmp_path / "package", robot)
+def test_packages_are_found_and_in_style(tmp_path: Path):
+    robots = {"MyTask2D": "cartpole", "MyReach": "franka"}
+    paths = [write_package(tmp_path / name, name, robot)["PYTHONPATH"] for name, robot in robots.items()]
     ruff = [str(Path(sys.executable).with_name("ruff")), "--config", str(ROOT / "pyproject.toml")]
     for arguments in (["check", "--ignore=ANN,D10"], ["format", "--check"]):
-        command = [ruff[0], *arguments, *ruff[1:], "."]
-        done = subprocess.run(command, cwd=tmp_path / "package", capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-    program = "from difftori_isaac.envs.registry import resolve_task; print(resolve_task('MyTask2D').id)"
-    found = subprocess.check_output([sys.executable, "-c", program], env=environment, text=True)
-    assert found.splitlines()[-1] == f"MyTask2D-{robot.capitalize()}"
+        for name in robots:
+            command = [ruff[0], *arguments, *ruff[1:], "."]
+            done = subprocess.run(command, cwd=tmp_path / name, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+    importing = "from difftori_isaac.envs.registry import resolve_task as find"
+    program = f"{importing}; print(find('MyTask2D').id, find('MyReach').id)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    ids = subprocess.check_output([sys.executable, "-c", program], env=environment, text=True)
+    assert ids.splitlines()[-1] == "MyTask2D-Cartpole MyReach-Franka"
 
 
 @pytest.mark.sim

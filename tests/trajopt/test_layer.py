@@ -14,7 +14,7 @@ SOLVERS = ["gauss_newton", "theseus"]
 
 
 def make_layer(**changes) -> TrajOptLayer:
-    return TrajOptLayer(TrajOptConfig(**({"iterations": 30, "tolerance": 1e-6} | changes)))
+    return TrajOptLayer(TrajOptConfig(**({"iterations": 15, "tolerance": 1e-6} | changes)))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -37,7 +37,7 @@ def test_linear_quadratic_problem_has_its_closed_form_solution(make_problem, sol
 def test_bounded_solution_satisfies_the_optimality_conditions(make_problem):
     model, z0, prior = make_problem(num_envs=32, scale=3.0)
     low, high = -0.2, 0.25
-    solution = make_layer(action_low=low, action_high=high, tolerance=1e-8)(model, z0, prior)
+    solution = make_layer(action_low=low, action_high=high, iterations=30, tolerance=1e-8)(model, z0, prior)
     actions = solution.actions.detach().requires_grad_()
     problem = TrajOptProblem(model, z0, prior, prior_weight=1.0, discount=0.99)
     (gradient,) = torch.autograd.grad(problem.cost(actions).sum(), actions)
