@@ -1,4 +1,4 @@
-"""Cost, gradient and Hessian of a problem: Gauss-Newton's, by the cheaper direction through time, or a return's."""
+"""Cost, gradient and Hessian of a problem: Gauss-Newton's, by the cheaper directions through time, or a return's."""
 
 from __future__ import annotations
 
@@ -106,20 +106,54 @@ def _reverse(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
     """Residuals (num_envs, R) and Jacobian (num_envs, R, horizon * action_dim), last step first.
 
     The rows of all later residuals are pulled back through one step together: the work of a step grows with the
-    number of residuals behind it.
+    number of residuals behind it. Through the first steps, the tangents of the few actions before are pushed instead,
+    and rows and tangents are multiplied where they meet.
     """
+    horizon, dim = actions.shape[1:]
     stages, scale, psi = _simulate(problem, actions)
-    residuals, columns = [scale * psi.value], []
+    residual = torch.cat((*(stage.scale * stage.phi.value for stage in stages), scale * psi.value), dim=1)
+    k = stages[0].phi.value.shape[1]
+    jacobian = actions.new_zeros(*residual.shape, horizon * dim)
+    meeting = _meeting_step(horizon, dim, k, psi.value.shape[1])
     (z_rows,) = psi.pull(_identity(psi.value, scale))
-    for scale, phi, step in reversed(stages):
-        next_z_rows, next_a_rows = step.pull(z_rows)
+    for t in reversed(range(meeting, horizon)):
+        scale, phi, step = stages[t]
+        z_rows, a_rows = step.pull(z_rows)
         phi_z_rows, phi_a_rows = phi.pull(_identity(phi.value, scale))
-        residuals.append(scale * phi.value)
-        columns.append(torch.cat((next_a_rows, phi_a_rows)))
-        z_rows = torch.cat((next_z_rows, phi_z_rows))
-    num_rows = z_rows.shape[0]
-    columns = [pad(rows, (0, 0, 0, 0, 0, num_rows - rows.shape[0])) for rows in reversed(columns)]
-    return torch.cat(residuals, dim=1), torch.cat(columns, dim=2).transpose(0, 1).contiguous()
+        jacobian[:, t * k :, t * dim : (t + 1) * dim] = torch.cat((phi_a_rows, a_rows)).transpose(0, 1)
+        z_rows = torch.cat((phi_z_rows, z_rows))
+    z_tangents = actions.new_zeros(0, *problem.z0.shape)
+    for t in range(meeting):
+        scale, phi, step = stages[t]
+        phi_z_rows, phi_a_rows = phi.pull(_identity(phi.value, scale))
+        products = torch.cat((_products(phi_z_rows, z_tangents), phi_a_rows.transpose(0, 1)), dim=2)
+        jacobian[:, t * k : (t + 1) * k, : (t + 1) * dim] = products
+        z_tangents = step.push(*_with_own(z_tangents, actions[:, t]))
+    jacobian[:, meeting * k :, : meeting * dim] = _products(z_rows, z_tangents)
+    return residual, jacobian
+
+
+def _meeting_step(horizon: int, action_dim: int, num_rows: int, num_last_rows: int) -> int:
+    """Steps to push tangents through, so that the fewest vectors are pushed and pulled through the dynamics."""
+
+    def num_vectors(meeting: int) -> int:
+        pushed = sum(action_dim * (t + 1) for t in range(meeting))
+        return pushed + sum(num_last_rows + num_rows * (horizon - 1 - t) for t in range(meeting, horizon))
+
+    return min(range(horizon + 1), key=num_vectors)
+
+
+def _products(rows: torch.Tensor, tangents: torch.Tensor) -> torch.Tensor:
+    """Products of r rows and k tangents, shapes (r, num_envs, dim) and (k, num_envs, dim), as (num_envs, r, k)."""
+    return rows.transpose(0, 1) @ tangents.permute(1, 2, 0)
+
+
+def _with_own(z_tangents: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tangents of a state and of the action ``a`` there, of all earlier actions and of its own."""
+    return (
+        torch.cat((z_tangents, z_tangents.new_zeros(a.shape[1], *z_tangents.shape[1:]))),
+        torch.cat((a.new_zeros(len(z_tangents), *a.shape), _identity(a, 1.0))),
+    )
 
 
 def _forward(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -128,14 +162,13 @@ def _forward(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
     The tangents of all earlier actions are pushed through one step together: the work of a step grows with the number
     of actions before it.
     """
-    (num_envs, horizon, action_dim), model = actions.shape, _differentiated(problem.model)
+    model, size = _differentiated(problem.model), actions[0].numel()
     z, scale = problem.z0, 1.0
     z_tangents = actions.new_zeros(0, *z.shape)
     residuals, rows = [], []
-    for t in range(horizon):
+    for t in range(problem.horizon):
         a = actions[:, t]
-        a_tangents = torch.cat((a.new_zeros(t * action_dim, num_envs, action_dim), _identity(a, 1.0)))
-        z_tangents = torch.cat((z_tangents, z.new_zeros(action_dim, *z.shape)))
+        z_tangents, a_tangents = _with_own(z_tangents, a)
         phi, step = model.stage_derivatives(z, a), model.next_derivatives(z, a)
         residuals.append(scale * phi.value)
         rows.append(scale * phi.push(z_tangents, a_tangents))
@@ -144,7 +177,6 @@ def _forward(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
     psi = model.terminal_derivatives(z)
     residuals.append(scale * psi.value)
     rows.append(scale * psi.push(z_tangents))
-    size = horizon * action_dim
     rows = [pad(tangents, (0, 0, 0, 0, 0, size - tangents.shape[0])) for tangents in rows]
     return torch.cat(residuals, dim=1), torch.cat(rows, dim=2).permute(1, 2, 0).contiguous()
 

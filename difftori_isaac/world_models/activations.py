@@ -73,11 +73,11 @@ def _swish_curvature(x: torch.Tensor, value: torch.Tensor, slope: torch.Tensor) 
 
 def _elu(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     value = F.elu(x)
-    return value, value.clamp(max=0.0) + 1.0
+    return value, (value + 1.0).clamp_(max=1.0)
 
 
 def _elu_curvature(x: torch.Tensor, value: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-    return slope.masked_fill(x > 0.0, 0.0)
+    return torch.where(x > 0.0, 0.0, slope)
 
 
 def _gelu(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

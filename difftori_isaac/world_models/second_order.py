@@ -21,7 +21,8 @@ def pull_gradient(
     """Gradients of ``d/dε C(actions + ε direction)``, summed over environments.
 
     ``C = ½ Σ_t γ^t ‖φ(z_t, a_t)‖² + ½ γ^H ‖ψ(z_H)‖²``. States and their tangents are rolled out side by side, and both
-    are pulled back together: forward over reverse (Pearlmutter, 1994), each layer one matrix product for both.
+    are pulled back together: forward over reverse (Pearlmutter, 1994), each layer one matrix product for both, in φ for
+    all steps at once.
 
     Args:
         networks: Change of the state, φ and ψ: the first two of state and action side by side, the last of the state.
@@ -42,20 +43,19 @@ def pull_gradient(
         _Tangents(network, weights[start:end], grads[start:end])
         for network, start, end in zip(networks, ends[:-1], ends[1:], strict=True)
     )
-    latent_dim, horizon = z0.shape[1], actions.shape[1]
+    (num_envs, latent_dim), horizon = z0.shape, actions.shape[1]
     moving_actions = torch.stack((actions, direction))
-    z = torch.stack((z0, torch.zeros_like(z0)))
-    residuals = []
+    z, inputs = torch.stack((z0, torch.zeros_like(z0))), []
     for t in range(horizon):
-        inputs = torch.cat((z, moving_actions[:, :, t]), dim=2)
-        residuals.append(phi.push(inputs))
-        z = z + dynamics.push(inputs)
-    residual = psi.push(z)
-    rows = psi.pull(discount**horizon * residual.flip(0))  # of φ·δφ: δφ for φ, φ for δφ
-    for t in reversed(range(horizon)):
-        pulled = phi.pull(discount**t * residuals[t].flip(0))
-        pulled += dynamics.pull(rows)
-        rows = rows + pulled[:, :, :latent_dim]
+        inputs.append(torch.cat((z, moving_actions[:, :, t]), dim=2))
+        z = z + dynamics.push(inputs[-1])
+    discounts = discount ** torch.arange(horizon + 1, dtype=z0.dtype, device=z0.device)
+    phi_discounts = discounts[:-1].repeat_interleave(num_envs)[:, None]
+    # Of φ·δφ: δφ for φ, φ for δφ.
+    phi_rows = phi.pull(phi_discounts * phi.push(torch.cat(inputs, dim=1)).flip(0))[:, :, :latent_dim]
+    rows = psi.pull(discounts[-1] * psi.push(z).flip(0))
+    for phi_row in reversed(phi_rows.split(num_envs, dim=1)):
+        rows = rows + phi_row + dynamics.pull(rows)[:, :, :latent_dim]
     return rows[0], *grads
 
 
@@ -78,7 +78,8 @@ class _Tangents:
                 (x, tangent), activation = rows, self._activations[i]
                 value, slope = value_and_slope(activation, x)
                 bends.append((slope, tangent * curvature(activation, x, value, slope)))
-                rows = torch.stack((value, slope * tangent))
+                x.copy_(value)
+                tangent *= slope
         self._calls.append((inputs, bends))
         return rows
 
@@ -89,9 +90,8 @@ class _Tangents:
             weight, _, weight_grad, bias_grad = self._linears[i]
             if i < len(bends):
                 slope, bend = bends[i]
-                scaled = rows * slope
-                scaled[0].addcmul_(rows[1], bend)
-                rows = scaled
+                rows[0].mul_(slope).addcmul_(rows[1], bend)
+                rows[1].mul_(slope)
             weight_grad.addmm_(rows.flatten(0, 1).T, inputs[i].flatten(0, 1))
             bias_grad += rows[0].sum(dim=0)
             rows = rows @ weight

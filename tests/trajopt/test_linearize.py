@@ -1,4 +1,4 @@
-"""The two directions through time give the Jacobian that autograd gives."""
+"""The two directions through time, and both together, give the Jacobian that autograd gives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from difftori_isaac.trajopt.problem import TrajOptProblem
 @pytest.mark.parametrize("action_dim", [1, 2, 3, 5], ids="action_dim={}".format)
 @pytest.mark.parametrize("horizon", [1, 4], ids="horizon={}".format)
 def test_matches_autograd(make_problem, action_dim, horizon):
-    """Fewer actions than residuals (3) accumulates forward, otherwise in reverse."""
+    """Fewer actions than residuals (3) accumulates forward; otherwise rows pulled back meet the first tangents."""
     model, z0, prior = make_problem(horizon=horizon, action_dim=action_dim)
     problem = TrajOptProblem(model, z0, prior, prior_weight=0.6, discount=0.9, action_rate_weight=1.5)
     actions = prior + 0.1 * torch.randn_like(prior)
