@@ -55,7 +55,7 @@ def list_tasks() -> list[TaskInfo]:
 
 def aliases() -> dict[str, str]:
     """Returns the gym id of each alias."""
-    return dict(sorted((task.alias, task.id) for task in _load_tasks().values() if task.alias is not None))
+    return _aliases(_load_tasks())
 
 
 def resolve_task(name: str) -> TaskInfo:
@@ -68,7 +68,7 @@ def resolve_task(name: str) -> TaskInfo:
     if name in suite:
         return suite[name]
     tasks = _load_tasks()
-    ids = aliases()
+    ids = _aliases(tasks)
     task_id = ids.get(name, name)
     if task_id in tasks:
         return tasks[task_id]
@@ -96,6 +96,10 @@ def load_kwargs(task_id: str) -> Mapping[str, object]:
 
     task = resolve_task(task_id)
     return gymnasium.spec(task.id).kwargs if task.simulator == "isaaclab" else {}
+
+
+def _aliases(tasks: Mapping[str, TaskInfo]) -> dict[str, str]:
+    return dict(sorted((task.alias, task.id) for task in tasks.values() if task.alias is not None))
 
 
 def _suite_tasks() -> dict[str, TaskInfo]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -105,13 +107,11 @@ def compose[C](schema: type[C], overrides: Overrides, *layers: Mapping[str, Any]
 
 def compose_values(schema: type, overrides: Overrides, *layers: Mapping[str, Any]) -> dict[str, Any]:
     """As :func:`compose`, before validation; what has no default and was not given is ``???``."""
-    required = [item.name for item in fields(schema) if item.default is item.default_factory is MISSING]
-    defaults = to_dict(schema(**dict.fromkeys(required, "???")))
     try:
         if schema is TrainConfig:
-            config = _compose_files(defaults, [f"{group}={name}" for group, name in overrides.groups.items()])
+            config = deepcopy(_compose_files(tuple(f"{group}={name}" for group, name in overrides.groups.items())))
         else:
-            config = OmegaConf.create(defaults)
+            config = OmegaConf.create(_defaults(schema))
         for layer in layers:
             config = _lay_over(config, layer)
         for key, value in overrides.values.items():
@@ -140,8 +140,15 @@ def _lay_over(config: Any, layer: Mapping[str, Any]) -> Any:
     return OmegaConf.merge(config, kept)
 
 
-def _compose_files(defaults: dict[str, Any], choices: Sequence[str]) -> Any:
-    store = ConfigStore.instance()
+def _defaults(schema: type) -> dict[str, Any]:
+    required = [item.name for item in fields(schema) if item.default is item.default_factory is MISSING]
+    return to_dict(schema(**dict.fromkeys(required, "???")))
+
+
+@cache
+def _compose_files(choices: tuple[str, ...]) -> Any:
+    """Defaults and configs/ with the chosen variants, read once."""
+    store, defaults = ConfigStore.instance(), _defaults(TrainConfig)
     store.store(name="run", node={key: value for key, value in defaults.items() if key not in VARIANTS})
     for section, types in VARIANTS.items():
         for form in types:
