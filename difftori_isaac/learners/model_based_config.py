@@ -26,19 +26,19 @@ class ModelBasedConfig:
     """Environment steps of the whole training."""
     seed_steps: int = 2_500
     """Environment steps with uniformly random actions, before the first update."""
-    update_to_data: float = 0.25
+    update_to_data: float = 0.5
     """Optimizer steps per collected environment step; fractions add up."""
     batch_size: int = 128
     """Sub-sequences per optimizer step."""
     plan_batch_size: int = 64
     """First observations of a batch that are planned for in the plan loss, at most ``batch_size``."""
-    horizon: int = 3
+    horizon: int = 5
     """Length of the sub-sequences on which the model is trained [steps]."""
     rho: float = 0.5
     """Decay of the loss weights along a sub-sequence."""
     discount: float | None = None
     """Discount γ of training and planning; null is 1 − 5/T of episodes of T steps, within 0.95 to 0.995 (TD-MPC2)."""
-    td_lambda: float = 0.0
+    td_lambda: float = 1.0
     """λ of the values' targets along a sub-sequence: 0 looks one step ahead, 1 to its end, ``horizon`` steps."""
     reward_scale: float | None = None
     """Reward that counts as 1; null is the standard deviation of the rewards of the seed steps."""
@@ -48,7 +48,7 @@ class ModelBasedConfig:
     """Factor on the learning rate of the encoder."""
     max_grad_norm: float = 20.0
     """Gradients of the model losses, and those of the plan loss, are each clipped to this norm."""
-    tau: float = 0.01
+    tau: float = 0.02
     """Step of the target critics towards the critics."""
     target_update_interval: int = 1
     """Optimizer steps from one step of the target critics to the next."""
@@ -56,8 +56,9 @@ class ModelBasedConfig:
     """Weight of ``‖next(z_t, a_t) − sg(encode(o_{t+1}))‖²``."""
     reward_coef: float = 0.5
     """Weight of the reward loss."""
-    value_coef: float = 0.1
-    """Weight of the temporal-difference loss of the critics on latent states."""
+    value_coef: float = 10.0
+    """Weight of the temporal-difference loss of the critics on latent states. It keeps them values: squared errors of
+    returns in units of 1/(1 − γ) are small, and a plan loss of equal weight bends the critics until plans look good."""
     prior_coef: float = 1.0
     """Weight of ``−Q(z, pi(z))``, which trains the prior alone."""
     plan_coef: float = 0.1
