@@ -40,6 +40,9 @@ class ModelBasedConfig:
     """Discount γ of training and planning; null is 1 − 5/T of episodes of T steps, within 0.95 to 0.995 (TD-MPC2)."""
     td_lambda: float = 1.0
     """λ of the values' targets along a sub-sequence: 0 looks one step ahead, 1 to its end, ``horizon`` steps."""
+    bootstrap: Literal["observation", "latent"] = "observation"
+    """Critics that the targets of those on latent states bootstrap from: the ones on observations, which do not move
+    with the encoder, or, as in TD-MPC, their own slow copies."""
     reward_scale: float | None = None
     """Reward that counts as 1; null is the standard deviation of the rewards of the seed steps."""
     learning_rate: float = 1e-3

@@ -30,8 +30,8 @@ def model_losses(model: TdWorldModel, batch: Replayed, config: ModelBasedConfig,
     """Consistency, reward and temporal-difference losses of predictions from the first observation.
 
     Every step weighs ρ^k (TD-MPC, arXiv 2203.04955, equation 4). The value target of a step bootstraps from the
-    smaller of two target critics at the true next observation; only the end of an episode by itself has no value.
-    The critics on observations, which predict nothing ahead, learn from the first step.
+    smaller of two target critics at true observations; only the end of an episode by itself has no value. For the
+    critics on observations, which predict nothing ahead, all steps weigh the same.
     """
     length = batch.actions.shape[1]
     with torch.no_grad():
@@ -40,11 +40,13 @@ def model_losses(model: TdWorldModel, batch: Replayed, config: ModelBasedConfig,
         next_a, _ = model.sample_pi(next_z)
         rewards = batch.rewards / model.reward_scale
         not_terminated = discount * (~batch.terminated).to(rewards.dtype)
-        drawn = torch.randperm(model.config.num_q, device=rewards.device)[:2]
-        next_values = model.q(next_z, next_a, target=True)[drawn].amin(dim=0)
+        next_values = model.target_raw_critics(next_obs, next_a)
         target = lambda_returns(rewards, not_terminated, next_values, batch.valid, config.td_lambda)
-        next_raw_values = model.target_raw_critics(next_obs, next_a)
-        raw_target = lambda_returns(rewards, not_terminated, next_raw_values, batch.valid, config.td_lambda)[:, 0]
+        raw_target = target
+        if config.bootstrap == "latent":
+            drawn = torch.randperm(model.config.num_q, device=rewards.device)[:2]
+            next_values = model.q(next_z, next_a, target=True)[drawn].amin(dim=0)
+            target = lambda_returns(rewards, not_terminated, next_values, batch.valid, config.td_lambda)
         rho = config.rho ** torch.arange(length, dtype=rewards.dtype, device=rewards.device)
         weights = (rho * batch.valid * batch.weights[:, None]).T
         weights = weights / weights.sum().clamp(min=1.0)
@@ -57,7 +59,7 @@ def model_losses(model: TdWorldModel, batch: Replayed, config: ModelBasedConfig,
     heads = model.heads()
     outputs = [head(x) for head in heads]
     value_losses = torch.stack([head.loss(out, target.T) for head, out in zip(heads, outputs, strict=True)])
-    raw_outputs = model.raw_critics.outputs(batch.obs[:, 0], batch.actions[:, 0])
+    raw_outputs = model.raw_critics.outputs(batch.obs[:, :-1], batch.actions)
     raw_losses = torch.stack([head.loss(out, raw_target) for head, out in raw_outputs])
     errors = {
         "consistency": (predicted - next_z.transpose(0, 1)).square().mean(dim=-1),
@@ -65,7 +67,7 @@ def model_losses(model: TdWorldModel, batch: Replayed, config: ModelBasedConfig,
         "value": value_losses.mean(dim=0),
     }
     losses = {name: (weights * error).sum() for name, error in errors.items()}
-    losses["raw_value"] = (batch.weights * batch.valid[:, 0] * raw_losses.mean(dim=0)).mean()
+    losses["raw_value"] = (batch.weights[:, None] * batch.valid * raw_losses.mean(dim=0)).mean()
     return ModelLosses(
         losses=losses,
         zs=before.detach(),

@@ -9,7 +9,7 @@ from tensordict import TensorDict
 
 from difftori_isaac.learners.model_based import build_model_based
 from difftori_isaac.learners.model_based_config import ModelBasedConfig
-from difftori_isaac.learners.td_losses import plan_loss
+from difftori_isaac.learners.td_losses import model_losses, plan_loss
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.world_models.td_config import TdWorldModelConfig
 
@@ -159,6 +159,22 @@ def test_which_parts_have_a_gradient_through_the_plan(trajopt, learner, trained)
     assert {part for part in PARTS if metrics.get(f"grad_plan_{part}", 0.0) > 0.0} == trained
     assert {part for part in PARTS if metrics.get(f"grad_model_{part}", 0.0) > 0.0} == set(PARTS) - {"prior"}
     assert metrics["grad_prior_prior"] > 0.0 and 0.0 <= metrics["solver_converged"] <= 1.0
+
+
+@pytest.mark.parametrize("bootstrap", ["observation", "latent"])
+def test_values_bootstrap_from_the_critics_asked_for(bootstrap):
+    env, algorithm = build(bootstrap=bootstrap)
+    collect(env, algorithm, env.get_observations(), 6)
+    batch, model = algorithm.replay.sample(32, 3), algorithm.world_model
+
+    def value_loss():
+        return model_losses(model, batch, algorithm.config, algorithm.discount).losses["value"].item()
+
+    for name in ("observation", "latent"):
+        before = value_loss()
+        for parameter in (model.target_raw_critics if name == "observation" else model.target_critics).parameters():
+            parameter.data.add_(0.3 * torch.randn_like(parameter))
+        assert (value_loss() != before) == (name == bootstrap)
 
 
 @pytest.mark.parametrize("num_envs", [4, 32])
