@@ -60,8 +60,8 @@ class ModelBasedConfig:
     reward_coef: float = 0.5
     """Weight of the reward loss."""
     value_coef: float = 10.0
-    """Weight of the temporal-difference loss of the critics on latent states. It keeps them values: squared errors of
-    returns in units of 1/(1 − γ) are small, and a plan loss of equal weight bends the critics until plans look good."""
+    """Weight of the temporal-difference loss of the critics on latent states, whose squared errors, in units of
+    1/(1 − γ), are small beside the other losses."""
     prior_coef: float = 1.0
     """Weight of ``−Q(z, pi(z))``, which trains the prior alone."""
     plan_coef: float = 0.1
