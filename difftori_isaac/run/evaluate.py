@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
+from scipy.special import stdtrit
 
 from difftori_isaac.run import build, rollout
 from difftori_isaac.run.compose import Overrides
@@ -97,7 +97,7 @@ def summary(values: list[float]) -> dict[str, Any]:
     mean, std = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
     if std is None:
         return {"mean": mean, "std": None, "interval_95": None}
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * std / len(values) ** 0.5
+    half = float(stdtrit(len(values) - 1, 0.975)) * std / len(values) ** 0.5
     return {"mean": mean, "std": std, "interval_95": [mean - half, mean + half]}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 from pydantic import with_config
-from scipy import stats
+from scipy.special import stdtrit
 
 from difftori_isaac.run.compose import Overrides, compose
 from difftori_isaac.run.config import PYDANTIC
@@ -117,7 +117,7 @@ def mean_curve(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndar
     values = np.stack([np.interp(grid, xs, ys) for xs, ys in curves])
     if len(curves) == 1:
         return grid, values[0], np.zeros_like(grid)
-    half = stats.t.ppf(0.975, len(curves) - 1) * values.std(axis=0, ddof=1) / np.sqrt(len(curves))
+    half = stdtrit(len(curves) - 1, 0.975) * values.std(axis=0, ddof=1) / np.sqrt(len(curves))
     return grid, values.mean(axis=0), half
 
 

@@ -115,6 +115,9 @@ def test_a_peer_is_run_with_what_its_folder_has(tmp_path: Path, monkeypatch: pyt
     (row,) = rows(tmp_path, "suite=learned_model", "filter=pytorch-mppi")
     assert row["measured"] and row["forward_ms"] > 0 and row["forward_backward_ms"] is None
     assert row["final_cost"] == row["initial_cost"] > 0
-    (folder / "pytorch_mppi.py").write_text("raise RuntimeError('no wheel')")
+    failing = tmp_path / "failing"
+    failing.write_text("#!/bin/sh\necho 'RuntimeError: no wheel' >&2\nexit 1\n")
+    failing.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(failing))
     (row,) = rows(tmp_path, "suite=learned_model", "filter=pytorch-mppi")
-    assert not row["measured"] and row["note"] == "cannot be run: python ended with code 1: RuntimeError: no wheel"
+    assert not row["measured"] and row["note"] == "cannot be run: failing ended with code 1: RuntimeError: no wheel"

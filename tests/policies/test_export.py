@@ -16,9 +16,8 @@ from difftori_isaac.policies.trajopt_actor import TrajOptActor
 
 OBS_DIM, NUM_OBS = 5, 256
 SETTINGS = {
-    "plain": {},
-    "bounds": {"action_low": -0.2, "action_high": (0.1, None), "iterations": 2},
     "action_rate": {"action_rate_weight": 0.3, "iterations": 1},
+    "bounds": {"action_low": -0.2, "action_high": (0.1, None), "iterations": 2},
 }
 
 
@@ -70,7 +69,7 @@ def test_torchscript_acts_as_the_policy(settings: str, tmp_path):
 
 
 def test_a_nan_observation_stays_in_its_environment():
-    exported, obs = exported_actor("plain")[1], observations(6)
+    exported, obs = exported_actor("action_rate")[1], observations(6)
     healthy = exported(obs)
     obs[3] = float("nan")
     others = torch.arange(6) != 3
@@ -78,7 +77,7 @@ def test_a_nan_observation_stays_in_its_environment():
 
 
 def test_export_is_a_snapshot():
-    (actor, exported), obs = exported_actor("plain"), observations(4)
+    (actor, exported), obs = exported_actor("action_rate"), observations(4)
     state, before = deepcopy(actor.state_dict()), exported(obs)
     with torch.no_grad():
         for parameter in actor.parameters():
@@ -88,7 +87,7 @@ def test_export_is_a_snapshot():
 
 
 def test_form_for_onnx_acts_as_the_policy():
-    actor = make_actor(iterations=2)
+    actor = make_actor(iterations=1)
     module = actor.as_onnx(verbose=False)
     assert module.get_dummy_inputs()[0].shape == (1, OBS_DIM)
     operations = {str(node.target) for node in module.traced.graph.nodes if node.op == "call_function"}

@@ -30,10 +30,9 @@ def test_packages_are_found_and_in_style(tmp_path: Path):
     paths = [write_package(tmp_path / name, name, robot)["PYTHONPATH"] for name, robot in robots.items()]
     ruff = [str(Path(sys.executable).with_name("ruff")), "--config", str(ROOT / "pyproject.toml")]
     for arguments in (["check", "--ignore=ANN,D10"], ["format", "--check"]):
-        for name in robots:
-            command = [ruff[0], *arguments, *ruff[1:], "."]
-            done = subprocess.run(command, cwd=tmp_path / name, capture_output=True, text=True)
-            assert done.returncode == 0, done.stdout + done.stderr
+        command = [ruff[0], *arguments, *ruff[1:], "."]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
     importing = "from difftori_isaac.envs.registry import resolve_task as find"
     program = f"{importing}; print(find('MyTask2D').id, find('MyReach').id)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
