@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "scripts" / "train.py"
 FAULTS = ("SIGTERM", "SIGKILL", "disk full", "SIGTERM without wandb", "none")
 EXIT_CODES = {"SIGTERM": 0, "SIGTERM without wandb": 0, "SIGKILL": -signal.SIGKILL, "disk full": 1, "none": 0}
+LOGGERS = {"disk full": "none", "SIGTERM without wandb": "wandb"}
 WARM_UP_S = 90.0
 """Of a stretch, before memory counts."""
 
@@ -82,12 +83,11 @@ def stretch(arguments: argparse.Namespace, env: dict[str, str], fault: str) -> S
     saved = checkpoints.numbered(arguments.run_dir)
     task = ["resume=latest"] if saved else [f"task=Soak-{arguments.task}", f"seed={arguments.seed}"]
     settings = [*task, f"run_dir={arguments.run_dir}", "max_iterations=1000000", "device=cpu", *arguments.overrides]
-    settings += [f"save_interval={1 if fault == 'disk full' else arguments.save_interval}", "logger=tensorboard"]
-    if fault == "disk full":
-        settings[-1] = "logger=none"
-    if fault.endswith("without wandb"):
-        settings[-1] = "logger=wandb"
-        env = env | {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
+    settings += [f"save_interval={1 if fault == 'disk full' else arguments.save_interval}"]
+    settings += [f"logger={LOGGERS.get(fault, 'tensorboard')}"]
+    env = env | {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}  # nobody listens there
+    metrics = arguments.run_dir / "metrics.csv"
+    first = int(saved[-1].stem.split("_")[1]) + 1 if saved else 1
     start, samples = time.monotonic(), []
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
@@ -100,7 +100,7 @@ def stretch(arguments: argparse.Namespace, env: dict[str, str], fault: str) -> S
         )
         watched = psutil.Process(process.pid)
         end = start + 60.0 * arguments.period * (6 if fault == "none" else 1)
-        while process.poll() is None and time.monotonic() < end:
+        while process.poll() is None and (time.monotonic() < end or last_iteration(metrics) < first):
             time.sleep(2.0)
             try:
                 if (size := watched.memory_info().rss / 2**20) > 0.0:  # 0 once it has ended
@@ -113,15 +113,25 @@ def stretch(arguments: argparse.Namespace, env: dict[str, str], fault: str) -> S
         errors.seek(0)
         message = [line for line in errors.read().splitlines() if line.startswith(("error:", "Traceback"))]
     minutes = (time.monotonic() - start) / 60.0
-    iterations = [int(row["iteration"]) for row in read_metrics(arguments.run_dir / "metrics.csv")]
-    assert iterations == list(range(1, len(iterations) + 1)), "an iteration is missing or comes twice"
+    last = last_iteration(metrics)
     newest = checkpoints.load(checkpoints.numbered(arguments.run_dir)[-1])
-    first = int(saved[-1].stem.split("_")[1]) + 1 if saved else 1
     times, sizes = np.array([sample for sample in samples if sample[0] > WARM_UP_S] or [(0.0, 0.0)]).T
     slope = 3600.0 * float(np.polyfit(times, sizes, 1)[0]) if len(times) > 30 else None
     last_size = samples[-1][1] if samples else 0.0
     message = "\n".join(message)
-    return Stretch(fault, code, first, iterations[-1], newest.iteration, minutes, last_size, slope, message)
+    return Stretch(fault, code, first, last, newest.iteration, minutes, last_size, slope, message)
+
+
+def last_iteration(metrics: Path) -> int:
+    """Number of the last row, 0 if there is none.
+
+    Raises:
+        RuntimeError: If an iteration before it is missing or comes twice.
+    """
+    iterations = [int(row["iteration"]) for row in read_metrics(metrics)] if metrics.exists() else []
+    if iterations != list(range(1, len(iterations) + 1)):
+        raise RuntimeError(f"{metrics} has the iterations {iterations}")
+    return len(iterations)
 
 
 def resumes_agree(arguments: argparse.Namespace, env: dict[str, str]) -> bool:
