@@ -17,7 +17,7 @@ from difftori_isaac.policies.trajopt_actor import TrajOptActor
 OBS_DIM, NUM_OBS = 5, 256
 SETTINGS = {
     "action_rate": {"action_rate_weight": 0.3, "iterations": 1},
-    "bounds": {"action_low": -0.2, "action_high": (0.1, None), "iterations": 2},
+    "bounds": {"action_low": -0.2, "action_high": (0.1, None), "horizon": 1, "iterations": 2},
 }
 
 

@@ -113,6 +113,7 @@ def test_a_run_is_finished_when_it_has_done_what_is_asked(tmp_path: Path, make_c
     assert Progress.read(tmp_path / "none") == Progress()
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_with_what_failed_and_leaves_the_rest(
     in_tmp_path: Path, make_checkpoint, capsys: pytest.CaptureFixture
 ):

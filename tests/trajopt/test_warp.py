@@ -51,11 +51,10 @@ def upstream(actions):
 
 
 @pytest.mark.parametrize("hessian", HESSIANS)
-@pytest.mark.parametrize(
-    ("system", "width"), [(CartPole, None), (CartPole, 3.0), (PlanarReacher, None), (PlanarReacher, 0.6)]
-)
+@pytest.mark.parametrize(("system", "width"), [(CartPole, None), (CartPole, 3.0), (PlanarReacher, 0.6)])
 def test_equals_gauss_newton_in_solution_and_gradient(system, width, hessian):
     model, z0, prior = make(system)
+    inputs = [z0.requires_grad_(), prior.requires_grad_(), *model.parameters()]
     layers = [make_layer(width, hessian=hessian, solver=solver) for solver in ("gauss_newton", "warp")]
     theirs, ours = (layer(model, z0, prior) for layer in layers)
     assert ours.converged.all() and theirs.converged.all()
@@ -64,7 +63,10 @@ def test_equals_gauss_newton_in_solution_and_gradient(system, width, hessian):
         assert held.any() and not held.all()
     torch.testing.assert_close(ours.actions, theirs.actions, rtol=0, atol=1e-6)
     torch.testing.assert_close(ours.cost, theirs.cost)
-    expected, actual = (gradients(layer, model, z0, prior) for layer in layers)
+    weights = upstream(prior)
+    expected, actual = (
+        torch.autograd.grad(solution.actions, inputs, weights, materialize_grads=True) for solution in (theirs, ours)
+    )
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-5, atol=1e-5 * float(e.abs().max()))
 
