@@ -58,40 +58,43 @@ class Stretch:
         found = {
             f"exit code {self.exit_code}, not {EXIT_CODES[self.fault]}": self.exit_code != EXIT_CODES[self.fault],
             f"{lost} iterations lost": not 0 <= lost <= allowed,
-            f"error on {self.message.count(chr(10)) + 1} lines": "Traceback" in self.message,
+            "a traceback": "Traceback" in self.message,
         }
         return [what for what, is_so in found.items() if is_so]
 
 
 def install(folder: Path) -> dict[str, str]:
-    """Environment variables under which the spoilt tasks count as installed."""
+    """Environment variables under which the spoilt tasks count as installed, and wandb finds no server."""
     info = folder / "soak_tasks-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: soak-tasks\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[isaaclab.tasks]\nsoak_tasks = soak_tasks\n")
     paths = (str(Path(__file__).parent), str(folder), os.environ.get("PYTHONPATH"))
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    wandb = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
+    return os.environ | wandb | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def fill_disk() -> None:
-    """Lets no file of this process grow beyond what a checkpoint needs."""
+    """Lets no file of this process grow to the size of a checkpoint."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (32 << 10, resource.RLIM_INFINITY))
+
+
+def command(arguments: argparse.Namespace, fault: str, start: int) -> list[str]:
+    """Starts the run, or resumes it after iteration ``start``."""
+    task = ["resume=latest"] if start else [f"task=Soak-{arguments.task}", f"seed={arguments.seed}"]
+    settings = [*task, f"run_dir={arguments.run_dir}", "max_iterations=1000000", "device=cpu", *arguments.overrides]
+    save_interval = 1 if fault == "disk full" else arguments.save_interval
+    logger = LOGGERS.get(fault, "tensorboard")
+    return [sys.executable, str(TRAIN), *settings, f"save_interval={save_interval}", f"logger={logger}"]
 
 
 def stretch(arguments: argparse.Namespace, env: dict[str, str], fault: str) -> Stretch:
     """Starts or resumes the run, lets it go on, and ends it."""
-    saved = checkpoints.numbered(arguments.run_dir)
-    task = ["resume=latest"] if saved else [f"task=Soak-{arguments.task}", f"seed={arguments.seed}"]
-    settings = [*task, f"run_dir={arguments.run_dir}", "max_iterations=1000000", "device=cpu", *arguments.overrides]
-    settings += [f"save_interval={1 if fault == 'disk full' else arguments.save_interval}"]
-    settings += [f"logger={LOGGERS.get(fault, 'tensorboard')}"]
-    env = env | {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}  # nobody listens there
-    metrics = arguments.run_dir / "metrics.csv"
-    first = int(saved[-1].stem.split("_")[1]) + 1 if saved else 1
+    metrics, first = arguments.run_dir / "metrics.csv", saved_iteration(arguments.run_dir) + 1
     start, samples = time.monotonic(), []
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            [sys.executable, str(TRAIN), *settings],
+            command(arguments, fault, first - 1),
             env=env,
             cwd=arguments.run_dir.parent,
             stdout=subprocess.DEVNULL,
@@ -111,15 +114,21 @@ def stretch(arguments: argparse.Namespace, env: dict[str, str], fault: str) -> S
             process.send_signal(signal.SIGKILL if fault == "SIGKILL" else signal.SIGTERM)
         code = process.wait(600)
         errors.seek(0)
-        message = [line for line in errors.read().splitlines() if line.startswith(("error:", "Traceback"))]
-    minutes = (time.monotonic() - start) / 60.0
-    last = last_iteration(metrics)
-    newest = checkpoints.load(checkpoints.numbered(arguments.run_dir)[-1])
+        lines = [line for line in errors.read().splitlines() if line.startswith(("error:", "Traceback"))]
+    minutes, saved = (time.monotonic() - start) / 60.0, saved_iteration(arguments.run_dir)
+    message = "\n".join(lines)
+    if saved == 0:
+        raise SystemExit(message or f"nothing was saved before {fault}")
     times, sizes = np.array([sample for sample in samples if sample[0] > WARM_UP_S] or [(0.0, 0.0)]).T
     slope = 3600.0 * float(np.polyfit(times, sizes, 1)[0]) if len(times) > 30 else None
     last_size = samples[-1][1] if samples else 0.0
-    message = "\n".join(message)
-    return Stretch(fault, code, first, last, newest.iteration, minutes, last_size, slope, message)
+    return Stretch(fault, code, first, last_iteration(metrics), saved, minutes, last_size, slope, message)
+
+
+def saved_iteration(run_dir: Path) -> int:
+    """Iteration of the newest checkpoint, every byte of it checked; 0 if there is none."""
+    found = checkpoints.numbered(run_dir)
+    return checkpoints.load(found[-1]).iteration if found else 0
 
 
 def last_iteration(metrics: Path) -> int:
@@ -137,7 +146,7 @@ def last_iteration(metrics: Path) -> int:
 def resumes_agree(arguments: argparse.Namespace, env: dict[str, str]) -> bool:
     """Whether two resumes of the last checkpoint give the same numbers."""
     newest, results = checkpoints.numbered(arguments.run_dir)[-1], []
-    total = int(newest.stem.split("_")[1]) + 3
+    total = saved_iteration(arguments.run_dir) + 3
     for name in ("first", "second"):
         folder = arguments.run_dir.with_name(f"{arguments.run_dir.name}_{name}")
         settings = [f"resume={newest}", f"run_dir={folder}", f"max_iterations={total}", "device=cpu", "logger=none"]
@@ -152,7 +161,7 @@ def numbers(row: dict[str, str]) -> dict[str, str]:
 
 
 def main() -> int:
-    """Runs the soak and prints the report; 1 if something was lost or grew."""
+    """Runs the soak; 1 if something was lost or two resumes differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=("Cartpole", "Lift"))
     parser.add_argument("--minutes", type=float, default=120.0, help="length of the soak (%(default)s)")
