@@ -171,6 +171,8 @@ def main() -> int:
     parser.add_argument("--run-dir", type=Path, required=True, help="a directory that does not exist yet")
     parser.add_argument("overrides", nargs="*", help="more settings of the run, as for scripts/train.py")
     arguments = parser.parse_intermixed_args()
+    if arguments.run_dir.exists():
+        parser.error(f"--run-dir is {arguments.run_dir}, which exists; allowed: a directory that does not exist yet")
     arguments.run_dir = arguments.run_dir.resolve()
     arguments.run_dir.parent.mkdir(parents=True, exist_ok=True)
     end, stretches, failed = time.monotonic() + 60.0 * arguments.minutes, [], False

@@ -79,4 +79,4 @@ class _WholePlan(ModelBasedEnvBase):
         self.reward_spec = Unbounded((1,), **shape)
 
     def _reset(self, tensordict: TensorDict | None = None, **_: Any) -> TensorDict:
-        raise NotImplementedError("planners begin at the state that they are given")
+        raise RuntimeError("planners begin at the state that they are given")
