@@ -17,6 +17,7 @@ from torch import nn
 from difftori_isaac.learners import averaging
 from difftori_isaac.learners.config import ALGORITHM_SETTINGS, ModelLossConfig, PPOConfig
 from difftori_isaac.learners.losses import model_losses, sample_sequences
+from difftori_isaac.learners.model_fit import model_fit
 from difftori_isaac.policies.feature_model import FeatureModel
 from difftori_isaac.policies.planner import TrajOptPlanner
 from difftori_isaac.policies.trajopt_actor import TrajOptActor
@@ -149,7 +150,7 @@ class TrajOptPPO(PPO):
         return dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True))
 
     def _update_model(self) -> dict[str, float]:
-        """Train the model on sub-sequences of the rollout."""
+        """Train the model on sub-sequences of the rollout; how well it predicted it before comes first."""
         config, st, model, actor = self.model_loss_config, self.storage, self.world_model, self._trajopt_actor
         if config.num_updates == 0 or self._last_obs is None:
             return {}
@@ -158,10 +159,11 @@ class TrajOptPPO(PPO):
             groups = (*actor.encoders.flat, *actor.encoders)
             parts = [part.select(*groups) for part in (st.observations, self._last_obs.unsqueeze(0))]
             obs = cast("TensorDict", torch.cat(parts))  # pyright: ignore[reportArgumentType, reportCallIssue]
-            rollout = (obs, st.actions, *(tensor.squeeze(-1) for tensor in (st.rewards, st.returns, st.dones)))
+            steps = (st.actions, *(tensor.squeeze(-1) for tensor in (st.rewards, st.returns, st.dones)))
+            fit = model_fit(model, torch.stack([actor.encode(step) for step in obs]), *steps)
         sums: dict[str, torch.Tensor] = {}
         for _ in range(config.num_updates):
-            batch = sample_sequences(*rollout, length=config.horizon, batch_size=config.batch_size)
+            batch = sample_sequences(obs, *steps, length=config.horizon, batch_size=config.batch_size)
             losses = model_losses(model, actor.encode, batch, config)
             if config.prior_coef > 0:
                 losses["prior"] = self._prior_loss(batch.obs[:, 0])
@@ -172,7 +174,7 @@ class TrajOptPPO(PPO):
             nn.utils.clip_grad_norm_(self._model_parameters, self.max_grad_norm)
             self.model_optimizer.step()
             sums = {name: sums.get(name, 0.0) + loss.detach() for name, loss in losses.items()}
-        return {f"model_{name}": (value / config.num_updates).item() for name, value in sums.items()}
+        return fit | {f"model_{name}": (value / config.num_updates).item() for name, value in sums.items()}
 
 
 def build_ppo(
