@@ -21,6 +21,9 @@ from difftori_isaac.world_models.td import TdWorldModel
 from difftori_isaac.world_models.td_config import TdWorldModelConfig
 from difftori_isaac.world_models.td_networks import PIXELS
 
+MOST_MADE_UP = 4.0
+"""Optimizer steps of an iteration, over those that its environment steps ask for: a signal waits for the update."""
+
 
 class ModelBased:
     """Plans for all environments at once, replays what they answered, and trains the model on it and on the plans.
@@ -114,7 +117,7 @@ class ModelBased:
         if min(self.env_steps, len(self.replay)) >= max(self.config.seed_steps, 1):
             if self.num_updates == 0:
                 self._set_reward_scale()
-            count, self.updates_due = int(self.updates_due), self.updates_due % 1.0
+            count = self._take_due()
         for _ in range(count):
             self._update_once()
         result = {name: value.item() / max(count, 1) for name, value in self._sums.items()}
@@ -163,6 +166,13 @@ class ModelBased:
         self._new_episodes = True
         self._follow_schedules()
         return True
+
+    def _take_due(self) -> int:
+        """Optimizer steps to take now: those of the seed steps are made up for over several iterations."""
+        added = self.config.update_to_data * self.config.num_steps_per_env * self.replay.num_envs
+        count = int(min(self.updates_due, max(MOST_MADE_UP * added, 1.0)))
+        self.updates_due -= count
+        return count
 
     def _select(self, obs: TensorDict | Mapping[str, Any]) -> TensorDict:
         groups = {name: obs[name] for name in self.groups}

@@ -187,6 +187,16 @@ def test_schedules_count_environment_steps(num_envs):
     assert algorithm.policy.horizon == 3 and algorithm.policy.output_std.item() == pytest.approx(0.275)
 
 
+def test_the_updates_of_the_seed_steps_are_made_up_for_over_iterations():
+    env, algorithm = build(4, **CHEAP | {"update_to_data": 1 / 16, "seed_steps": 512})  # 2 of an iteration, 30 before
+    train(env, algorithm, 512)
+    made = [algorithm.num_updates]
+    for _ in range(8):
+        train(env, algorithm, algorithm.env_steps + 1)
+        made.append(algorithm.num_updates)
+    assert made == [8, 16, 24, 32, 40, 42, 44, 46, 48]
+
+
 def test_training_goes_on_from_a_saved_state_bit_for_bit():
     settings = CHEAP | {"save_replay": True, "sampling": "prioritized"}
     env, algorithm = build(**settings)
