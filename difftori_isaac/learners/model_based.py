@@ -54,6 +54,7 @@ class ModelBased:
             [{"params": self._parts["encoder"]}, {"params": rest}], lr=self.learning_rate, fused=True
         )
         self._actions = torch.zeros(replay.num_envs, self.world_model.action_dim, device=self.device)
+        self._noise = torch.zeros_like(self._actions)
         self._new_episodes = True
         self._rewards = torch.zeros(3, device=self.device)
         self._sums: dict[str, torch.Tensor] = {}
@@ -71,17 +72,23 @@ class ModelBased:
         return trajopt.train_through_plan and trajopt.solver != "mppi" and self.config.plan_coef > 0
 
     def act(self, obs: TensorDict) -> torch.Tensor:
-        """Actions with exploration noise, uniformly random ones during the seed steps, (num_envs, num_actions)."""
+        """Actions with exploration noise, uniformly random ones during the seed steps, (num_envs, num_actions).
+
+        The noise is a Gaussian process of order one: what lasts longer than a step takes a robot further.
+        """
         obs = self._select(obs)
+        new = torch.randn_like(self._noise)
         if self._new_episodes:
             self.replay.restart(obs)
-            self._new_episodes = False
+            self._new_episodes, self._noise = False, new
+        else:
+            correlation = self.config.exploration_correlation
+            self._noise = correlation * self._noise + (1.0 - correlation**2) ** 0.5 * new
         if self.env_steps < self.config.seed_steps:
-            self._actions = 2.0 * torch.rand(self._actions.shape, device=self.device) - 1.0
+            self._actions = torch.erf(self._noise / 2.0**0.5)
         else:
             std = self.policy.output_std / self.policy.scale
-            action = self.policy.action(obs)
-            self._actions = (action + std * torch.randn_like(action)).clamp(-1.0, 1.0)
+            self._actions = (self.policy.action(obs) + std * self._noise).clamp(-1.0, 1.0)
         return self.policy.scale * self._actions
 
     def process_env_step(
@@ -202,9 +209,9 @@ class ModelBased:
         total = torch.stack([getattr(config, f"{name}_coef") * loss for name, loss in result.losses.items()]).sum()
         learned = self._parameters("encoder", "dynamics", "reward", "q")
         self._backward("model", total, learned + self._raw_critic_parameters)
-        prior, values = prior_loss(model, result.zs, result.weights, config.entropy_coef)
+        prior, values, saturation = prior_loss(model, result.zs, result.weights, config)
         self._backward("prior", config.prior_coef * prior, self._parts["prior"])
-        losses = result.losses | {"prior": prior}
+        losses = result.losses | {"prior": prior, "prior_saturation": saturation}
         if self.trains_through_plan:
             losses["plan"] = plan_loss(self.policy, batch, config.plan_batch_size)
             self._backward("plan", config.plan_coef * losses["plan"], self._parameters(*self._parts))

@@ -70,12 +70,16 @@ class ModelBasedConfig:
     """Weight of the temporal-difference loss of Q_s, the critics on observations."""
     entropy_coef: float = 1e-4
     """Weight of the entropy of a Gaussian prior."""
+    saturation_coef: float = 0.1
+    """Weight of the squares of the prior's activations beyond ±2, where tanh is nearly flat."""
     exploration_std_start: float = 0.5
     """Standard deviation of the action noise at the start, of actions within −1 to 1."""
     exploration_std_end: float = 0.05
     """Standard deviation of the action noise from ``exploration_steps`` on."""
     exploration_steps: int = 15_000
     """Environment steps over which the action noise falls, linearly."""
+    exploration_correlation: float = 0.9
+    """Correlation of the noise, and of the random actions of the seed steps, from one step to the next; 0 is white."""
     horizon_start: int = 1
     """Planning horizon at the start [steps], at most ``trajopt.horizon``."""
     horizon_steps: int = 15_000
@@ -106,11 +110,16 @@ class ModelBasedConfig:
         check_at_least(self, "learner", 1, "horizon", "target_update_interval", "horizon_start", "buffer_capacity")
         check_at_least(self, "learner", 0, "seed_steps", "exploration_steps", "horizon_steps", "entropy_coef")
         check_at_least(self, "learner", 0, "consistency_coef", "reward_coef", "value_coef", "prior_coef", "plan_coef")
-        check_at_least(self, "learner", 0, "raw_value_coef", "exploration_std_start", "exploration_std_end")
-        check_at_least(self, "learner", 0, "encoder_lr_scale", "priority_alpha", "priority_beta", "max_nonfinite_share")
+        check_at_least(self, "learner", 0, "raw_value_coef", "saturation_coef", "exploration_std_start")
+        check_at_least(self, "learner", 0, "exploration_std_end", "encoder_lr_scale", "max_nonfinite_share")
+        check_at_least(self, "learner", 0, "priority_alpha", "priority_beta")
         check_above_zero(self, "learner", "update_to_data", "reward_scale", "learning_rate", "max_grad_norm")
         check_above_zero(self, "learner", "action_scale", "rho")
         check_from_0_to_1(self, "learner", "discount", "tau", "td_lambda")
+        if not 0.0 <= self.exploration_correlation < 1.0:
+            raise ValueError(
+                f"learner.exploration_correlation is {self.exploration_correlation}; allowed: at least 0, below 1"
+            )
         if self.plan_batch_size > self.batch_size:
             raise ValueError(
                 f"learner.plan_batch_size is {self.plan_batch_size}; allowed: at most "

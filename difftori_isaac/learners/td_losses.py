@@ -37,7 +37,7 @@ def model_losses(model: TdWorldModel, batch: Replayed, config: ModelBasedConfig,
     with torch.no_grad():
         next_obs = batch.obs[:, 1:]
         next_z = model.encode(next_obs)
-        next_a, _ = model.sample_pi(next_z)
+        next_a = model.sample_pi(next_z).action
         rewards = batch.rewards / model.reward_scale
         not_terminated = discount * (~batch.terminated).to(rewards.dtype)
         next_values = model.target_raw_critics(next_obs, next_a)
@@ -98,22 +98,27 @@ def lambda_returns(
 
 
 def prior_loss(
-    model: TdWorldModel, zs: torch.Tensor, weights: torch.Tensor, entropy_coef: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """``−Q(z, pi(z))`` in units of ``value_unit``, less the prior's entropy; for the prior's parameters alone.
+    model: TdWorldModel, zs: torch.Tensor, weights: torch.Tensor, config: ModelBasedConfig
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """``−Q(z, pi(z))`` in units of ``value_unit``, less the prior's entropy, and the penalty on its saturation.
+
+    Once tanh is flat a prior cannot learn any more, and exploration noise is cut off at the bound: early critics, which
+    are wrong everywhere, would drive it there. For the prior's parameters alone.
 
     Args:
         model: The model.
         zs: Latent states, shape (length, batch, latent_dim).
         weights: Their weights, of sum 1, shape (length, batch).
-        entropy_coef: Weight of the entropy.
+        config: Settings.
 
     Returns:
-        The scalar loss, and the values without gradient, shape (length, batch).
+        The scalar loss, and without gradient the values, shape (length, batch), and the mean saturation, a scalar.
     """
-    actions, log_prob = model.sample_pi(zs)
-    values = model.q(zs, actions)[:2].amin(dim=0)
-    return (weights * (entropy_coef * log_prob - values / model.value_unit)).sum(), values.detach()
+    drawn = model.sample_pi(zs)
+    values = model.q(zs, drawn.action)[:2].amin(dim=0)
+    losses = config.entropy_coef * drawn.log_prob + config.saturation_coef * drawn.saturation
+    loss = (weights * (losses - values / model.value_unit)).sum()
+    return loss, values.detach(), (weights * drawn.saturation).sum().detach()
 
 
 def plan_loss(policy: PlanPolicy, batch: Replayed, num_plans: int) -> torch.Tensor:

@@ -234,12 +234,12 @@ class TrainingRun:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             if self.forked_from is not None:
                 shutil.copy(self.forked_from / "metrics.csv", self.run_dir)
+            metrics = MetricsFile(self.run_dir / "metrics.csv", keep_until=self.iteration)
+            checkpoints.discard_after(self.run_dir, self.iteration)
+            write_atomic(self.run_dir / "config.yaml", yaml.safe_dump(to_dict(self.config), sort_keys=False))
+            write_record(self.run_dir, iteration=self.iteration, processes=self.world.size, num_envs=self.num_envs)
         except OSError as error:
             raise RunError(f"cannot write to run_dir {self.run_dir}: {error}; give one that can be written") from error
-        metrics = MetricsFile(self.run_dir / "metrics.csv", keep_until=self.iteration)
-        checkpoints.discard_after(self.run_dir, self.iteration)
-        write_atomic(self.run_dir / "config.yaml", yaml.safe_dump(to_dict(self.config), sort_keys=False))
-        write_record(self.run_dir, iteration=self.iteration, processes=self.world.size, num_envs=self.num_envs)
         return metrics
 
     def _reset(self) -> TensorDict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from tensordict import TensorDict
@@ -14,6 +14,20 @@ from difftori_isaac.trajopt.problem import Derivatives
 from difftori_isaac.world_models.mlp import LinearizedMLP
 from difftori_isaac.world_models.td_config import TdWorldModelConfig
 from difftori_isaac.world_models.td_networks import PIXELS, Features, Head, SimNorm, network, random_shift
+
+SATURATION = 2.0
+"""Size of an activation from which on its tanh, 0.96, has hardly a slope left to learn by."""
+
+
+class PriorSample(NamedTuple):
+    """What :meth:`TdWorldModel.sample_pi` draws."""
+
+    action: torch.Tensor
+    """Within −1 to 1, shape (*batch, action_dim)."""
+    log_prob: torch.Tensor
+    """Log-probability of the action, 0 for a deterministic prior, shape (*batch,)."""
+    saturation: torch.Tensor
+    """Mean square of what the mean's activations exceed ``SATURATION`` by, before tanh, shape (*batch,)."""
 
 
 class TdWorldModel(nn.Module):
@@ -114,21 +128,19 @@ class TdWorldModel(nn.Module):
         """The prior's actions, its mean if it is a Gaussian, shape (num_envs, action_dim)."""
         return self.prior(z)[..., : self.action_dim].tanh()
 
-    def sample_pi(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Actions drawn from the prior, shape (*batch, action_dim), and their log-probability, shape (*batch,).
-
-        The log-probability of a deterministic prior is zero.
-        """
+    def sample_pi(self, z: torch.Tensor) -> PriorSample:
+        """Draws from the prior; a deterministic one always gives the same action."""
+        mean, *log_std = self.prior(z).split(self.action_dim, dim=-1)
+        saturation = nn.functional.relu(mean.abs() - SATURATION).square().mean(dim=-1)
         if self.config.prior == "deterministic":
-            return self.pi(z), torch.zeros_like(z[..., 0])
-        mean, log_std = self.prior(z).chunk(2, dim=-1)
+            return PriorSample(mean.tanh(), torch.zeros_like(saturation), saturation)
         low, high = self.config.log_std_min, self.config.log_std_max
-        log_std = low + 0.5 * (high - low) * (log_std.tanh() + 1.0)
+        log_std = low + 0.5 * (high - low) * (log_std[0].tanh() + 1.0)
         noise = torch.randn_like(mean)
         raw = mean + log_std.exp() * noise
         log_prob = -0.5 * noise.square() - log_std - 0.9189385332
         squash = 2.0 * (0.6931471806 - raw - nn.functional.softplus(-2.0 * raw))  # log(1 − tanh²)
-        return raw.tanh(), (log_prob - squash).sum(dim=-1)
+        return PriorSample(raw.tanh(), (log_prob - squash).sum(dim=-1), saturation)
 
     def q(self, z: torch.Tensor, a: torch.Tensor, *, target: bool = False) -> torch.Tensor:
         """Values of all critics, shape (num_q, *batch)."""

@@ -9,7 +9,7 @@ from tensordict import TensorDict
 
 from difftori_isaac.learners.model_based import build_model_based
 from difftori_isaac.learners.model_based_config import ModelBasedConfig
-from difftori_isaac.learners.td_losses import model_losses, plan_loss
+from difftori_isaac.learners.td_losses import model_losses, plan_loss, prior_loss
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.world_models.td_config import TdWorldModelConfig
 
@@ -161,6 +161,19 @@ def test_which_parts_have_a_gradient_through_the_plan(trajopt, learner, trained)
     assert metrics["grad_prior_prior"] > 0.0 and 0.0 <= metrics["solver_converged"] <= 1.0
 
 
+@pytest.mark.parametrize("coef", [0.1, 0.0])
+def test_a_saturated_prior_comes_back_to_where_it_can_learn(coef):
+    _, algorithm = build(saturation_coef=coef)
+    model, z = algorithm.world_model, torch.randn(1, 64, SMALL["latent_dim"])
+    model.prior[-1].bias.data.fill_(12.0)
+    optimizer = torch.optim.Adam(model.prior.parameters(), lr=0.05)
+    for _ in range(300):
+        optimizer.zero_grad()
+        prior_loss(model, z, torch.full((1, 64), 1 / 64), algorithm.config)[0].backward()
+        optimizer.step()
+    assert (model.prior(z).abs().max() < 2.6) == (coef > 0.0)
+
+
 @pytest.mark.parametrize("bootstrap", ["observation", "latent"])
 def test_values_bootstrap_from_the_critics_asked_for(bootstrap):
     env, algorithm = build(bootstrap=bootstrap)
@@ -175,6 +188,21 @@ def test_values_bootstrap_from_the_critics_asked_for(bootstrap):
         for parameter in (model.target_raw_critics if name == "observation" else model.target_critics).parameters():
             parameter.data.add_(0.3 * torch.randn_like(parameter))
         assert (value_loss() != before) == (name == bootstrap)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
+def test_noise_is_as_wide_and_as_correlated_as_asked_for(correlation):
+    noise = {"exploration_correlation": correlation, "exploration_std_start": 0.05, "exploration_std_end": 0.05}
+    for seed_steps, std in ((0, 0.05), (10**6, 3**-0.5)):
+        env, algorithm = build(2000, seed_steps=seed_steps, **noise)
+        obs = env.get_observations()
+        with torch.inference_mode():
+            base = algorithm.get_policy()(obs) if seed_steps == 0 else 0.0
+            first, second = (algorithm.act(obs) - base for _ in range(2))
+        assert second.std().item() == pytest.approx(std, rel=0.05)
+        assert torch.corrcoef(torch.stack((first, second)).squeeze(-1))[0, 1].item() == pytest.approx(
+            correlation, abs=0.06
+        )
 
 
 @pytest.mark.parametrize("num_envs", [4, 32])
@@ -267,6 +295,7 @@ def test_the_environment_is_given_scaled_actions():
     [
         ({"world_model": SCALAR}, "objective is 'least_squares', but world_model.reward_head is 'scalar'"),
         ({"obs_groups": {"actor": ["critic"]}}, "obs_groups has 'critic'; allowed: policy"),
+        ({"exploration_correlation": 1.0}, "exploration_correlation is 1.0; allowed: at least 0, below 1"),
         ({"plan_batch_size": 512}, "plan_batch_size is 512; allowed: at most learner.batch_size = 64"),
         ({"update_to_data": 0.0}, "update_to_data is 0.0; allowed: above 0"),
         ({"discount": 1.5}, "discount is 1.5; allowed: a number from 0 to 1"),

@@ -109,7 +109,7 @@ def test_derivatives_are_those_of_automatic_differentiation(name, settings):
 def test_a_gaussian_prior_has_the_density_it_says():
     model, obs = build(prior="gaussian", log_std_min=-1.0, log_std_max=0.5)
     z = model.encode(obs)[:1].expand(20000, -1)
-    actions, log_prob = model.sample_pi(z)
+    actions, log_prob, _ = model.sample_pi(z)
     edges = torch.linspace(-1.0, 1.0, 5)
     inside = torch.ones(len(z), dtype=torch.bool)
     for component in range(ACTION_DIM):
