@@ -7,6 +7,7 @@ import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -215,21 +216,35 @@ class NoWriter:
 
 
 class TensorBoardWriter:
-    """``logger=tensorboard``: event files in the run directory."""
+    """``logger=tensorboard``: event files in the run directory. A disk that is full does not end a training."""
 
     def __init__(self, run_dir: Path, iteration: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=iteration + 1, flush_secs=10)
+        self._writer: SummaryWriter | None = SummaryWriter(
+            str(run_dir / "tensorboard"), purge_step=iteration + 1, flush_secs=10
+        )
 
     def write(self, values: Mapping[str, float], iteration: int) -> None:
         """Takes in the values of one iteration."""
-        for key, value in values.items():
-            self._writer.add_scalar(key, value, iteration)
+        if self._writer is None:
+            return
+        try:
+            for key, value in values.items():
+                self._writer.add_scalar(key, value, iteration)
+        except OSError as error:
+            self._writer = None
+            warnings.warn(
+                f"TensorBoard cannot write ({error.strerror}); curves end before iteration {iteration}, "
+                "metrics.csv has them",
+                stacklevel=2,
+            )
 
     def close(self) -> None:
         """Flushes what is left."""
-        self._writer.close()
+        if self._writer is not None:
+            with suppress(OSError):
+                self._writer.close()
 
 
 class WandbWriter:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import random
-import resource
-import signal
 from dataclasses import fields
 from pathlib import Path
 
@@ -115,17 +113,11 @@ def test_missing_and_foreign_files_are_refused(tmp_path: Path, make_checkpoint):
         checkpoints.load(foreign)
 
 
-def test_full_disk_leaves_earlier_checkpoints(tmp_path: Path, make_checkpoint):
+def test_full_disk_leaves_earlier_checkpoints(tmp_path: Path, make_checkpoint, full_disk):
     first = checkpoints.save(make_checkpoint(1), tmp_path, keep=1, best=True)
     before = first.read_bytes()
-    limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
-    try:
-        with pytest.raises(RunError, match="earlier checkpoints are untouched"):
-            checkpoints.save(make_checkpoint(2), tmp_path, keep=1, best=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        signal.signal(signal.SIGXFSZ, handler)
+    with full_disk(), pytest.raises(RunError, match="earlier checkpoints are untouched"):
+        checkpoints.save(make_checkpoint(2), tmp_path, keep=1, best=True)
     assert sorted(path.name for path in checkpoints.folder(tmp_path).iterdir()) == ["best.pt", first.name]
     assert first.read_bytes() == before
     assert checkpoints.load(checkpoints.find(tmp_path, "best")).iteration == 1

@@ -161,6 +161,15 @@ def test_tensorboard_goes_on_after_a_resume(tmp_path: Path):
     assert [event.step for event in events.Scalars("train/mean_return")] == [1, 2, 3]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's own thread
+def test_a_full_disk_ends_tensorboard_alone(tmp_path: Path, full_disk):
+    writer = TensorBoardWriter(tmp_path, 0)
+    with full_disk(), pytest.warns(UserWarning, match="TensorBoard cannot write .File too large.; .* metrics.csv has"):
+        for iteration in range(1, 1000):
+            writer.write({"train/mean_return": float(iteration)}, iteration)
+    writer.close()
+
+
 def test_unreachable_wandb_does_not_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
