@@ -22,7 +22,7 @@ from difftori_isaac.world_models.td_config import TdWorldModelConfig
 from difftori_isaac.world_models.td_networks import PIXELS
 
 MOST_MADE_UP = 4.0
-"""Optimizer steps of an iteration, over those that its environment steps ask for: a signal waits for the update."""
+"""Most optimizer steps of an iteration, in those that its environment steps ask for: a signal waits for all of them."""
 
 
 class ModelBased:
