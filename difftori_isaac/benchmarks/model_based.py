@@ -110,12 +110,13 @@ def _measure(learner: ModelBased, obs: TensorDict, solver: str, device: str, rep
             learner.act(obs)
 
     def update() -> None:
-        learner.updates_due = 1.0
+        learner.updates_due = float(settings.plan_interval)
         learner.update()
 
-    times = times_ms((plan, update), device, repeats)
-    plan_ms, update_ms = (median(column) for column in zip(*times, strict=True))
     settings, trajopt = learner.config, learner.policy.layers[-1].config
+    times = times_ms((plan, update), device, repeats)
+    plan_ms, updates_ms = (median(column) for column in zip(*times, strict=True))
+    update_ms = updates_ms / settings.plan_interval
     return Row(
         suite="model_based",
         solver=solver,
@@ -128,5 +129,6 @@ def _measure(learner: ModelBased, obs: TensorDict, solver: str, device: str, rep
         env_steps_per_s=1e3 / (plan_ms / len(obs) + settings.update_to_data * update_ms),
         device=torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         dtype="float32",
-        note=f"{settings.update_to_data:g} updates a step of {settings.batch_size}, {settings.plan_batch_size} plans",
+        note=f"{settings.update_to_data:g} updates a step of {settings.batch_size}, {settings.plan_batch_size} plans "
+        f"every {settings.plan_interval}",
     )

@@ -57,7 +57,7 @@ class ModelBased:
         self._noise = torch.zeros_like(self._actions)
         self._new_episodes = True
         self._rewards = torch.zeros(3, device=self.device)
-        self._sums: dict[str, torch.Tensor] = {}
+        self._sums: dict[str, tuple[torch.Tensor, int]] = {}
         self._follow_schedules()
 
     @property
@@ -87,8 +87,7 @@ class ModelBased:
         if self.env_steps < self.config.seed_steps:
             self._actions = torch.erf(self._noise / 2.0**0.5)
         else:
-            std = self.policy.output_std / self.policy.scale
-            self._actions = (self.policy.action(obs) + std * self._noise).clamp(-1.0, 1.0)
+            self._actions = (self.policy.action(obs) + self._noise_std * self._noise).clamp(-1.0, 1.0)
         return self.policy.scale * self._actions
 
     def process_env_step(
@@ -127,7 +126,7 @@ class ModelBased:
             count = self._take_due()
         for _ in range(count):
             self._update_once()
-        result = {name: value.item() / max(count, 1) for name, value in self._sums.items()}
+        result = {name: (total / times).item() for name, (total, times) in self._sums.items()}
         self._sums = {}
         return (
             result
@@ -187,8 +186,9 @@ class ModelBased:
 
     def _follow_schedules(self) -> None:
         """Set exploration noise and planning horizon by the environment steps so far."""
-        std = self.policy.scale * self.config.exploration_std(self.env_steps)
-        self.policy.output_std = torch.full_like(self._actions[0], std)
+        std = self.config.exploration_std(self.env_steps, self.replay.num_envs).to(self.device)
+        self._noise_std = std[:, None]
+        self.policy.output_std = (self.policy.scale * std.mean()).expand(self.world_model.action_dim)
         self.policy.horizon = self.config.planning_horizon(self.env_steps, len(self.policy.layers))
 
     def _set_reward_scale(self) -> None:
@@ -212,7 +212,7 @@ class ModelBased:
         prior, values, saturation = prior_loss(model, result.zs, result.weights, config)
         self._backward("prior", config.prior_coef * prior, self._parts["prior"])
         losses = result.losses | {"prior": prior, "prior_saturation": saturation}
-        if self.trains_through_plan:
+        if self.trains_through_plan and self.num_updates % config.plan_interval == 0:
             losses["plan"] = plan_loss(self.policy, batch, config.plan_batch_size)
             self._backward("plan", config.plan_coef * losses["plan"], self._parameters(*self._parts))
         for group, scale in zip(self.optimizer.param_groups, (config.encoder_lr_scale, 1.0), strict=True):
@@ -241,7 +241,8 @@ class ModelBased:
     @torch.no_grad()
     def _count(self, values: Mapping[str, torch.Tensor]) -> None:
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach().nan_to_num(0.0, 0.0, 0.0)
+            total, times = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + value.detach().nan_to_num(0.0, 0.0, 0.0), times + 1)
 
 
 def build_model_based(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from difftori_isaac.learners.config import check_above_zero, check_at_least, check_from_0_to_1
 
 
@@ -30,6 +32,8 @@ class ModelBasedConfig:
     """Optimizer steps per collected environment step; fractions add up."""
     batch_size: int = 128
     """Sub-sequences per optimizer step."""
+    plan_interval: int = 4
+    """Optimizer steps from one plan loss to the next; the original takes one step through plans per episode."""
     plan_batch_size: int = 64
     """First observations of a batch that are planned for in the plan loss, at most ``batch_size``."""
     horizon: int = 5
@@ -75,7 +79,9 @@ class ModelBasedConfig:
     exploration_std_start: float = 0.5
     """Standard deviation of the action noise at the start, of actions within −1 to 1."""
     exploration_std_end: float = 0.05
-    """Standard deviation of the action noise from ``exploration_steps`` on."""
+    """Standard deviation of the action noise from ``exploration_steps`` on, in the calmest environment."""
+    exploration_std_end_max: float = 0.5
+    """The same in the noisiest environment; the others lie evenly between the two (PQL, arXiv 2307.12983)."""
     exploration_steps: int = 15_000
     """Environment steps over which the action noise falls, linearly."""
     exploration_correlation: float = 0.9
@@ -108,11 +114,12 @@ class ModelBasedConfig:
     def __post_init__(self) -> None:
         check_at_least(self, "learner", 1, "num_steps_per_env", "total_env_steps", "batch_size", "plan_batch_size")
         check_at_least(self, "learner", 1, "horizon", "target_update_interval", "horizon_start", "buffer_capacity")
+        check_at_least(self, "learner", 1, "plan_interval")
         check_at_least(self, "learner", 0, "seed_steps", "exploration_steps", "horizon_steps", "entropy_coef")
         check_at_least(self, "learner", 0, "consistency_coef", "reward_coef", "value_coef", "prior_coef", "plan_coef")
         check_at_least(self, "learner", 0, "raw_value_coef", "saturation_coef", "exploration_std_start")
-        check_at_least(self, "learner", 0, "exploration_std_end", "encoder_lr_scale", "max_nonfinite_share")
-        check_at_least(self, "learner", 0, "priority_alpha", "priority_beta")
+        check_at_least(self, "learner", 0, "exploration_std_end", "exploration_std_end_max", "encoder_lr_scale")
+        check_at_least(self, "learner", 0, "max_nonfinite_share", "priority_alpha", "priority_beta")
         check_above_zero(self, "learner", "update_to_data", "reward_scale", "learning_rate", "max_grad_norm")
         check_above_zero(self, "learner", "action_scale", "rho")
         check_from_0_to_1(self, "learner", "discount", "tau", "td_lambda")
@@ -132,10 +139,11 @@ class ModelBasedConfig:
             return self.discount
         return min(max(1.0 - 5.0 / episode_length, 0.95), 0.995)
 
-    def exploration_std(self, env_steps: int) -> float:
-        """Standard deviation of the action noise after ``env_steps``."""
+    def exploration_std(self, env_steps: int, num_envs: int) -> torch.Tensor:
+        """Standard deviation of the action noise of each environment after ``env_steps``, shape (num_envs,)."""
         done = min(env_steps / max(self.exploration_steps, 1), 1.0)
-        return self.exploration_std_start + done * (self.exploration_std_end - self.exploration_std_start)
+        end = torch.linspace(self.exploration_std_end, self.exploration_std_end_max, num_envs)
+        return self.exploration_std_start + done * (end - self.exploration_std_start)
 
     def planning_horizon(self, env_steps: int, horizon: int) -> int:
         """Planning horizon after ``env_steps``, at most ``horizon`` [steps]."""

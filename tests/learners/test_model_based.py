@@ -192,7 +192,8 @@ def test_values_bootstrap_from_the_critics_asked_for(bootstrap):
 
 @pytest.mark.parametrize("correlation", [0.0, 0.9])
 def test_noise_is_as_wide_and_as_correlated_as_asked_for(correlation):
-    noise = {"exploration_correlation": correlation, "exploration_std_start": 0.05, "exploration_std_end": 0.05}
+    noise = dict.fromkeys(("exploration_std_start", "exploration_std_end", "exploration_std_end_max"), 0.05)
+    noise["exploration_correlation"] = correlation
     for seed_steps, std in ((0, 0.05), (10**6, 3**-0.5)):
         env, algorithm = build(2000, seed_steps=seed_steps, **noise)
         obs = env.get_observations()
@@ -205,10 +206,38 @@ def test_noise_is_as_wide_and_as_correlated_as_asked_for(correlation):
         )
 
 
+def test_environments_differ_in_the_width_of_their_noise():
+    settings = {"exploration_std_start": 0.2, "exploration_std_end": 0.02, "exploration_std_end_max": 0.1}
+    env, algorithm = build(3, seed_steps=0, exploration_steps=90, exploration_correlation=0.0, **settings)
+    algorithm.policy.action = lambda obs: torch.zeros(3, 1)
+    for env_steps, stds in ((0, [0.2, 0.2, 0.2]), (45, [0.11, 0.13, 0.15]), (90, [0.02, 0.06, 0.1])):
+        algorithm.env_steps = env_steps - 3
+        obs = collect(env, algorithm, env.get_observations(), 1)[0]
+        with torch.inference_mode():
+            noise = torch.stack([algorithm.act(obs) for _ in range(2000)]).std(dim=0).squeeze(-1)
+        assert noise.tolist() == pytest.approx(stds, rel=0.1)
+        assert algorithm.policy.output_std.tolist() == pytest.approx([sum(stds) / 3])
+
+
+def test_a_step_through_plans_follows_so_many_without():
+    env, algorithm = build(**CHEAP | {"plan_interval": 3})
+    train(env, algorithm, 128)
+    planned = []
+    algorithm.policy.plan = lambda obs, plan=algorithm.policy.plan: planned.append(algorithm.num_updates) or plan(obs)
+    for _ in range(5):
+        algorithm._update_once()
+    assert algorithm.num_updates == 7 and planned == [3, 6]
+
+
 @pytest.mark.parametrize("num_envs", [4, 32])
 def test_schedules_count_environment_steps(num_envs):
     env, algorithm = build(
-        num_envs, **CHEAP | {"update_to_data": 0.03}, horizon_start=1, horizon_steps=256, exploration_steps=512
+        num_envs,
+        **CHEAP | {"update_to_data": 0.03},
+        horizon_start=1,
+        horizon_steps=256,
+        exploration_steps=512,
+        exploration_std_end_max=0.05,
     )
     train(env, algorithm, 256)
     assert algorithm.env_steps == 256 and algorithm.num_updates == 7 and algorithm.updates_due == pytest.approx(0.68)
@@ -282,7 +311,8 @@ def test_steps_of_a_failed_environment_are_not_stored():
 
 
 def test_the_environment_is_given_scaled_actions():
-    env, algorithm = build(action_scale=3.0, exploration_std_start=0.0, exploration_std_end=0.0, seed_steps=0)
+    noise = dict.fromkeys(("exploration_std_start", "exploration_std_end", "exploration_std_end_max"), 0.0)
+    env, algorithm = build(action_scale=3.0, seed_steps=0, **noise)
     obs = env.get_observations()
     with torch.inference_mode():
         actions, deterministic = algorithm.act(obs), algorithm.get_policy()(obs)

@@ -1,1 +1,1 @@
-"""Learner settings of the cart-pole task."""
+"""Learner settings of the ant task."""
