@@ -18,6 +18,9 @@ from difftori_isaac.run.metrics import COLUMNS, Row
 SOLVER = {"solver_iterations": "iterations", "solver_failures": "failures"}
 """Solver statistics among a learner's losses, beside the converged share, and how they are called."""
 
+EPISODES = ("mean_return", "mean_episode_length", "success_rate")
+"""Statistics of finished episodes; None in a row in which none ended."""
+
 
 class Progress:
     """Shows one row per iteration: return, losses, solver statistics, speed and remaining time."""
@@ -34,6 +37,7 @@ class Progress:
         self.console = console or Console(highlight=False)
         self._title, self._first, self._total = title, first, total
         self._began = time.perf_counter()
+        self._episodes: Row = {}
         self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -53,7 +57,9 @@ class Progress:
             self._live.stop()
 
     def update(self, row: Row) -> None:
-        """Shows a row of metrics.csv."""
+        """Shows a row of metrics.csv; where no episode ended in it, what those before it had."""
+        self._episodes |= {name: row[name] for name in EPISODES if row.get(name) is not None}
+        row = row | self._episodes
         remaining = self._remaining(int(row["iteration"] or 0))
         if self._live is None:
             self._print(self._line(row, remaining))

@@ -22,11 +22,12 @@ ROW = dict.fromkeys(COLUMNS) | {
 }
 
 
-def show(row, *, terminal: bool) -> str:
+def show(*rows, terminal: bool) -> str:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=terminal, width=100, highlight=False)
     with Progress("Lift trajopt", first=2, total=13, console=console) as progress:
-        progress.update(row)
+        for row in rows:
+            progress.update(row)
     return stream.getvalue()
 
 
@@ -50,3 +51,10 @@ def test_policy_without_solver_and_no_finished_episode():
     row = ROW | {"solver_converged": None, "mean_return": None, "success_rate": None, "nonfinite_envs": 0}
     line = show(row, terminal=False).splitlines()[1]
     assert "return -" in line and "solver" not in line and "success" not in line and "nonfinite" not in line
+
+
+def test_the_return_of_the_last_finished_episodes_stays_on_the_screen():
+    later = ROW | {"iteration": 4, "mean_return": None, "success_rate": None}
+    line = show(ROW, later, terminal=False).splitlines()[2]
+    assert "4/13" in line and "return 4.568" in line and "success 25%" in line
+    assert "4.568" in show(ROW, later, terminal=True).split("4 of 13")[-1]
