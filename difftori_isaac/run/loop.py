@@ -263,7 +263,7 @@ class TrainingRun:
         self.iteration += 1
         self.env_steps += steps
         self.wall_time_s += seconds
-        self.mean_return = row["mean_return"]
+        self.mean_return = self.mean_return if row["mean_return"] is None else row["mean_return"]
         row |= {
             "iteration": self.iteration,
             "env_steps": self.env_steps,

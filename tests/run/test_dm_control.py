@@ -36,6 +36,15 @@ def test_train_resume_and_evaluate(in_tmp_path: Path):
     assert 0 < result["return"]["mean"] <= 20 and result["return"]["std"] > 0
 
 
+@pytest.mark.slow
+def test_the_best_checkpoint_does_not_need_an_episode_that_ends_as_it_is_saved(in_tmp_path: Path):
+    short = ("num_envs=4", "learner.num_steps_per_env=1", "learner.num_mini_batches=1", "learner.num_learning_epochs=1")
+    assert train([*SMALL, *short, "run_dir=run", "max_iterations=266", "save_interval=266"]) == 0
+    rows = read_metrics(Path("run/metrics.csv"))
+    assert sum(row["mean_return"] == "" for row in rows) > 100 and rows[-1]["mean_return"] == ""
+    assert Path("run/checkpoints/best.pt").is_file()
+
+
 def test_bad_input_is_one_line(in_tmp_path: Path, capsys: pytest.CaptureFixture):
     for argument in ("env.pixel=true", "env.action_repeat=fast"):
         assert train([*SMALL, "max_iterations=1", argument]) == 2
