@@ -186,7 +186,7 @@ class ModelBased:
 
     def _follow_schedules(self) -> None:
         """Set exploration noise and planning horizon by the environment steps so far."""
-        std = self.config.exploration_std(self.env_steps, self.replay.num_envs).to(self.device)
+        std = torch.linspace(*self.config.exploration_std(self.env_steps), self.replay.num_envs, device=self.device)
         self._noise_std = std[:, None]
         self.policy.output_std = (self.policy.scale * std.mean()).expand(self.world_model.action_dim)
         self.policy.horizon = self.config.planning_horizon(self.env_steps, len(self.policy.layers))

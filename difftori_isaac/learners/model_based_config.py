@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from difftori_isaac.learners.config import check_above_zero, check_at_least, check_from_0_to_1
 
 
@@ -139,11 +137,13 @@ class ModelBasedConfig:
             return self.discount
         return min(max(1.0 - 5.0 / episode_length, 0.95), 0.995)
 
-    def exploration_std(self, env_steps: int, num_envs: int) -> torch.Tensor:
-        """Standard deviation of the action noise of each environment after ``env_steps``, shape (num_envs,)."""
-        done = min(env_steps / max(self.exploration_steps, 1), 1.0)
-        end = torch.linspace(self.exploration_std_end, self.exploration_std_end_max, num_envs)
-        return self.exploration_std_start + done * (end - self.exploration_std_start)
+    def exploration_std(self, env_steps: int) -> tuple[float, float]:
+        """Standard deviations of the action noise after ``env_steps``, in the calmest and the noisiest environment."""
+        start, done = self.exploration_std_start, min(env_steps / max(self.exploration_steps, 1), 1.0)
+        calmest, noisiest = (
+            start + done * (end - start) for end in (self.exploration_std_end, self.exploration_std_end_max)
+        )
+        return calmest, noisiest
 
     def planning_horizon(self, env_steps: int, horizon: int) -> int:
         """Planning horizon after ``env_steps``, at most ``horizon`` [steps]."""

@@ -219,14 +219,20 @@ def test_environments_differ_in_the_width_of_their_noise():
         assert algorithm.policy.output_std.tolist() == pytest.approx([sum(stds) / 3])
 
 
-def test_a_step_through_plans_follows_so_many_without():
+def test_a_step_through_plans_follows_so_many_without(monkeypatch):
     env, algorithm = build(**CHEAP | {"plan_interval": 3})
     train(env, algorithm, 128)
-    planned = []
-    algorithm.policy.plan = lambda obs, plan=algorithm.policy.plan: planned.append(algorithm.num_updates) or plan(obs)
-    for _ in range(5):
-        algorithm._update_once()
-    assert algorithm.num_updates == 7 and planned == [3, 6]
+    losses = {}
+
+    def counted(*args):
+        losses[algorithm.num_updates] = loss = plan_loss(*args)
+        return loss
+
+    monkeypatch.setattr("difftori_isaac.learners.model_based.plan_loss", counted)
+    algorithm.updates_due = 5.0
+    metrics = algorithm.update()
+    assert algorithm.num_updates == 7 and list(losses) == [3, 6]
+    assert metrics["plan"] == pytest.approx(sum(loss.item() for loss in losses.values()) / 2)
 
 
 @pytest.mark.parametrize("num_envs", [4, 32])
