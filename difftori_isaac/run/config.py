@@ -173,6 +173,8 @@ class PlayConfig(RolloutConfig):
 class EvaluateConfig(RolloutConfig):
     """What `scripts/evaluate.py` takes."""
 
+    checkpoint: str = "latest"
+    """latest, best, a checkpoint file or a run directory; all is every numbered checkpoint of the run, to eval.csv."""
     num_envs: int | None = None
     """Parallel environments; null is one per episode, at most the default of training."""
     num_episodes: int = 100

@@ -1,7 +1,9 @@
-"""Evaluation: so many episodes with the deterministic policy, a table and eval.json."""
+"""Evaluation: so many episodes with the deterministic policy, a table and eval.json, or a curve and eval.csv."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from contextlib import closing
 from dataclasses import replace
@@ -15,6 +17,7 @@ from rich.table import Table
 from scipy.special import stdtrit
 
 from difftori_isaac.run import build, rollout
+from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.compose import Overrides
 from difftori_isaac.run.config import EvaluateConfig
 from difftori_isaac.run.record import write_atomic
@@ -28,35 +31,78 @@ MAX_NUM_ENVS = 4096
 
 
 def evaluate(overrides: Overrides) -> None:
-    """Evaluates a policy.
+    """Evaluates a policy, or with ``checkpoint=all`` every policy that a run has kept.
 
     Raises:
         ConfigError: If what was asked for cannot be.
     """
+    every = overrides.get("checkpoint") == "all"
+    if every:
+        overrides = replace(overrides, values=overrides.values | {"checkpoint": "latest"})
     config, origin = rollout.configure(EvaluateConfig, overrides)
     if config.num_envs is None:
         most = build.default_num_envs(config.task, config.device) or MAX_NUM_ENVS
         config = replace(config, num_envs=min(config.num_episodes, most))
     folder = Path() if origin is None or origin.run_dir is None else origin.run_dir
+    if every and origin is not None:
+        path = Path(config.output) if config.output else folder / "eval.csv"
+        _evaluate_all(config, checkpoints.numbered(folder), path)
+        return
     with closing(build.make_environment(config)) as env:
-        policy = rollout.make_policy(config, env, origin)
-        result = {
-            "task": config.task,
-            "policy": config.policy,
-            "checkpoint": None if origin is None else str(origin.path),
-            "iteration": None if origin is None else origin.checkpoint.iteration,
-            "env_steps": None if origin is None else origin.checkpoint.env_steps,
-            "seed": config.seed,
-            "device": config.device,
-            "num_envs": config.num_envs,
-            "env_overrides": list(config.env_overrides),
-            **run_episodes(config, env, policy),
-        }
+        result = _result(config, env, origin)
     path = Path(config.output) if config.output else folder / "eval.json"
     write_atomic(path, json.dumps(result, indent=2) + "\n")
     _print(result, path)
     if origin is not None and origin.run_dir is not None and path.parent == origin.run_dir:
         try_report(origin.run_dir)
+
+
+def _evaluate_all(config: EvaluateConfig, paths: list[Path], output: Path) -> None:
+    """Evaluates checkpoints in turn, in the same environment and from the same starts; a row of a table for each."""
+    rows: list[dict[str, Any]] = []
+    with closing(build.make_environment(config)) as env:
+        for path in paths:
+            result = _result(config, env, rollout.Origin(checkpoints.load(path), path))
+            rows.append(
+                {
+                    "iteration": result["iteration"],
+                    "env_steps": result["env_steps"],
+                    "num_episodes": result["num_episodes"],
+                    "mean_return": result["return"]["mean"],
+                    "std_return": result["return"]["std"],
+                    "mean_episode_length": result["episode_length"]["mean"],
+                    "success_rate": result["success_rate"],
+                    "nonfinite_episodes": result["nonfinite_episodes"],
+                }
+            )
+            table = io.StringIO()
+            writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            write_atomic(output, table.getvalue())
+            success = "" if (rate := result["success_rate"]) is None else f", success rate {rate:.1%}"
+            print(
+                f"{len(rows)} of {len(paths)}: {result['env_steps']:,} environment steps, "
+                f"return {result['return']['mean']:.4g}{success}",
+                flush=True,
+            )
+    print(f"written to {output}; draw it with scripts/plot.py file=eval.csv")
+
+
+def _result(config: EvaluateConfig, env: VecEnv, origin: rollout.Origin | None) -> dict[str, Any]:
+    """What eval.json holds."""
+    return {
+        "task": config.task,
+        "policy": config.policy,
+        "checkpoint": None if origin is None else str(origin.path),
+        "iteration": None if origin is None else origin.checkpoint.iteration,
+        "env_steps": None if origin is None else origin.checkpoint.env_steps,
+        "seed": config.seed,
+        "device": config.device,
+        "num_envs": config.num_envs,
+        "env_overrides": list(config.env_overrides),
+        **run_episodes(config, env, rollout.make_policy(config, env, origin)),
+    }
 
 
 def run_episodes(config: EvaluateConfig, env: VecEnv, policy: rollout.Policy) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -32,10 +32,12 @@ class PlotConfig:
     """Run directories: a pattern such as runs/Cartpole/*/*, or a list of patterns."""
     output: str = "curves.png"
     """Picture to write."""
+    file: Literal["metrics.csv", "eval.csv"] = "metrics.csv"
+    """File of a run that is drawn: of the training, or of evaluate.py checkpoint=all."""
     x: str = "env_steps"
-    """Column of metrics.csv along the horizontal axis."""
+    """Column of the file along the horizontal axis."""
     y: str = "mean_return"
-    """Column of metrics.csv along the vertical axis."""
+    """Column of the file along the vertical axis."""
     label: str = "policy"
     """Key of config.yaml whose value tells variants apart, such as policy or trajopt.solver."""
     title: str | None = None
@@ -50,28 +52,28 @@ def plot(overrides: Overrides) -> None:
         RunError: If the picture cannot be written.
     """
     config = compose(PlotConfig, overrides)
-    run_dirs = find_runs(config.runs)
+    run_dirs = find_runs(config.runs, config.file)
     groups: dict[str, list[Curve]] = defaultdict(list)
     tasks: dict[str, None] = {}
     for run_dir in run_dirs:
         settings = yaml.safe_load((run_dir / "config.yaml").read_text())
         tasks[settings["task"]] = None
-        groups[look_up(settings, config.label, run_dir)].append(read_curve(run_dir, config.x, config.y))
+        groups[look_up(settings, config.label, run_dir)].append(read_curve(run_dir / config.file, config.x, config.y))
     _draw(config, groups, config.title or ", ".join(tasks))
     print(f"{len(run_dirs)} runs of {', '.join(groups)} written to {config.output}")
 
 
-def find_runs(runs: str | Sequence[str]) -> list[Path]:
-    """Run directories that a pattern, or any of a list of patterns, matches.
+def find_runs(runs: str | Sequence[str], file: str = "metrics.csv") -> list[Path]:
+    """Run directories with a ``file`` that a pattern, or any of a list of patterns, matches.
 
     Raises:
         ConfigError: If there are none.
     """
     patterns = [runs] if isinstance(runs, str) else runs
     found = sorted({Path(path) for pattern in patterns for path in glob.glob(pattern)})  # noqa: PTH207 (absolute patterns)
-    run_dirs = [path for path in found if (path / "metrics.csv").is_file()]
+    run_dirs = [path for path in found if (path / file).is_file()]
     if not run_dirs:
-        raise ConfigError(f"runs is {runs}, where no directory has a metrics.csv; allowed: run directories")
+        raise ConfigError(f"runs is {runs}, where no directory has the file {file}; allowed: run directories")
     return run_dirs
 
 
@@ -89,19 +91,19 @@ def look_up(settings: Mapping[str, Any], key: str, run_dir: Path) -> str:
     return str(value)
 
 
-def read_curve(run_dir: Path, x: str, y: str) -> Curve:
-    """Two columns of a run's metrics.csv, without the rows in which one is empty.
+def read_curve(path: Path, x: str, y: str) -> Curve:
+    """Two columns of a run's metrics.csv or eval.csv, without the rows in which one is empty.
 
     Raises:
         ConfigError: If there is no such column, or it is empty.
     """
-    rows = read_metrics(run_dir / "metrics.csv")
+    rows = read_metrics(path)
     for column in (x, y):
         if rows and column not in rows[0]:
-            raise ConfigError(f"{run_dir / 'metrics.csv'} has no column {column!r}; allowed: {', '.join(rows[0])}")
+            raise ConfigError(f"{path} has no column {column!r}; allowed: {', '.join(rows[0])}")
     points = [(float(row[x]), float(row[y])) for row in rows if row[x] and row[y]]
     if not points:
-        raise ConfigError(f"column {y!r} of {run_dir / 'metrics.csv'} is empty; leave this run out")
+        raise ConfigError(f"column {y!r} of {path} is empty; leave this run out")
     xs, ys = np.array(points).T
     return xs, ys
 

@@ -134,7 +134,7 @@ def test_bad_rollout_is_one_line(script: str, run_dir: Path, capsys: pytest.Capt
 def test_bad_list_and_plot_are_one_line(run_dir: Path, capsys: pytest.CaptureFixture):
     for script, arguments, message in (
         ("list_tasks", "filter=nowhere", "fits none of"),
-        ("plot", "runs=nowhere/*", "no directory has a metrics.csv"),
+        ("plot", "runs=nowhere/*", "no directory has the file metrics.csv"),
         ("plot", "", "runs is missing"),
     ):
         assert run(script, *arguments.split()) == 2

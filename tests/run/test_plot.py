@@ -23,7 +23,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_empty_cells_and_torn_rows_are_left_out(runs: Path):
-    xs, ys = read_curve(runs / "mlp" / "1", "env_steps", "mean_return")
+    xs, ys = read_curve(runs / "mlp" / "1" / "metrics.csv", "env_steps", "mean_return")
     assert xs.tolist() == [32, 48, 64] and ys.tolist() == [3, 4, 5]
 
 
@@ -49,6 +49,7 @@ def test_picture(runs: Path, capsys: pytest.CaptureFixture):
     [
         (["y=succes"], "has no column 'succes'; allowed: iteration, env_steps, mean_return"),
         (["label=solver"], "label is solver, which"),
+        (["file=eval.csv"], "no directory has the file eval.csv"),
         (["output=/dev/null/x.png"], "cannot write /dev/null/x.png"),
     ],
 )
@@ -61,7 +62,7 @@ def test_bad_input(arguments: list[str], message: str, runs: Path, capsys: pytes
 def test_empty_column(runs: Path):
     (runs / "mlp" / "0" / "metrics.csv").write_text("iteration,env_steps,mean_return\n1,16,\n")
     with pytest.raises(ConfigError, match="is empty"):
-        read_curve(runs / "mlp" / "0", "env_steps", "mean_return")
+        read_curve(runs / "mlp" / "0" / "metrics.csv", "env_steps", "mean_return")
 
 
 def test_summary():

@@ -25,6 +25,7 @@ from difftori_isaac.run.loop import TrainingRun, configure
 from difftori_isaac.run.metrics import read_metrics
 from difftori_isaac.scripts.evaluate import main as evaluate
 from difftori_isaac.scripts.play import main as play
+from difftori_isaac.scripts.plot import main as plot
 from difftori_isaac.scripts.train import main as train
 
 pytestmark = pytest.mark.sim
@@ -163,6 +164,23 @@ def test_evaluate_writes_a_reproducible_result(killed: Path, in_tmp_path: Path):
     low, high = result["return"]["interval_95"]
     assert low < result["return"]["mean"] < high and result["return"]["std"] > 0
     assert result["nonfinite_episodes"] == 0 and result["success_rate"] is not None
+
+
+def test_evaluating_all_checkpoints_gives_what_each_gives_alone(killed: Path, in_tmp_path: Path):
+    arguments = ["num_episodes=3", "num_envs=2", "device=cpu"]
+    run = Path(shutil.copytree(killed, "run"))
+    paths = checkpoints.numbered(run)
+    assert evaluate([f"run_dir={run}", "checkpoint=all", *arguments]) == 0
+    rows = read_metrics(run / "eval.csv")
+    assert [f"checkpoint_{int(row['iteration']):07d}.pt" for row in rows] == [path.name for path in paths]
+    for row, path in zip(rows[:2], paths[:2], strict=True):
+        assert evaluate([f"checkpoint={path}", *arguments]) == 0
+        alone = json.loads((run / "eval.json").read_text())
+        assert float(row["mean_return"]) == alone["return"]["mean"]
+        assert float(row["mean_episode_length"]) == alone["episode_length"]["mean"]
+        assert int(row["env_steps"]) == alone["env_steps"]
+    assert plot([f"runs={run}", "file=eval.csv", "output=curve.png"]) == 0
+    assert Path("curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_play_films_a_policy(killed: Path, in_tmp_path: Path):
