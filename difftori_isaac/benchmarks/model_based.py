@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from statistics import median
-from typing import Any, cast
+from typing import cast
 
 import torch
 from rsl_rl.env import VecEnv
@@ -26,11 +26,8 @@ _OBS_DIM, _ACTION_DIM, _EPISODE_STEPS = 24, 6, 500  # of the walker of the DeepM
 _COLLECTED = 16
 PRESETS = ("td", "difftori", "tdmpc2")
 """World models, by their files in configs/world_model."""
-SCHEDULES: dict[str, dict[str, Any]] = {
-    "": {},
-    " with an update each step": {"update_to_data": 1.0, "batch_size": 512},
-}
-"""What is appended to the name of a preset, and the learner's settings that it stands for."""
+BATCH_SIZES = (ModelBasedConfig.batch_size, 512)
+"""Sub-sequences per optimizer step: the learner's own, and DiffTORI's."""
 
 
 def _quoted(solver: str, *, plan_ms: float, plan_gradient_ms: float | None, update_ms: float, note: str) -> Row:
@@ -68,7 +65,7 @@ class _Observed:
         return TensorDict({"policy": torch.randn(self.num_envs, _OBS_DIM, device=self.device)}, [self.num_envs])
 
 
-def build(preset: str, settings: dict[str, Any], size: Size, device: str) -> tuple[ModelBased, TensorDict]:
+def build(preset: str, batch_size: int, size: Size, device: str) -> tuple[ModelBased, TensorDict]:
     """A learner with replayed steps, and observations of all environments."""
     overrides = parse(["task=walker-walk", "learner=model_based", f"world_model={preset}"], TrainConfig)
     config = compose(TrainConfig, overrides)
@@ -80,7 +77,7 @@ def build(preset: str, settings: dict[str, Any], size: Size, device: str) -> tup
         policy="trajopt",
         trajopt=trajopt,
         world_model=config.world_model,
-        learner=replace(config.learner, seed_steps=0, horizon_start=size.horizon, **settings),
+        learner=replace(config.learner, batch_size=batch_size, seed_steps=0, horizon_start=size.horizon),
         device=device,
     )
     none = torch.zeros(num_envs, dtype=torch.bool, device=device)
@@ -98,9 +95,9 @@ def model_based(config: BenchmarkConfig) -> Iterator[Row]:
         yield from (row for row in QUOTED if config.wants(row.solver))
     for size in config.sizes(num_envs=(64,), horizon=(5,), iterations=(3,)):
         for preset in PRESETS:
-            for name, settings in SCHEDULES.items():
-                if config.wants(solver := preset + name):
-                    learner, obs = build(preset, settings, size, device)
+            for batch_size in BATCH_SIZES:
+                if config.wants(solver := f"{preset} with batches of {batch_size}"):
+                    learner, obs = build(preset, batch_size, size, device)
                     yield _measure(learner, obs, solver, device, config.repeats)
 
 

@@ -26,8 +26,8 @@ class ModelBasedConfig:
     """Environment steps of the whole training."""
     seed_steps: int = 2_500
     """Environment steps with uniformly random actions, before the first update."""
-    update_to_data: float = 0.5
-    """Optimizer steps per collected environment step; fractions add up."""
+    update_to_data: float = 1.0
+    """Optimizer steps per collected environment step, as many as in TD-MPC2; fractions add up."""
     batch_size: int = 128
     """Sub-sequences per optimizer step."""
     plan_interval: int = 4
