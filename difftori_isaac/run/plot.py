@@ -36,6 +36,8 @@ class PlotConfig:
     """File of a run that is drawn: of the training, or of evaluate.py checkpoint=all."""
     x: str = "env_steps"
     """Column of the file along the horizontal axis."""
+    log_x: bool = False
+    """Whether the horizontal axis is logarithmic: learners that need different numbers of steps, in one picture."""
     y: str = "mean_return"
     """Column of the file along the vertical axis."""
     label: str = "policy"
@@ -134,6 +136,7 @@ def _draw(config: PlotConfig, groups: dict[str, list[Curve]], title: str) -> Non
         if len(curves) > 1:
             axes.fill_between(xs, mean - half, mean + half, color=line.get_color(), alpha=0.2, linewidth=0)
     axes.set(title=title, xlabel=config.x.replace("_", " "), ylabel=config.y.replace("_", " "))
+    axes.set_xscale("log" if config.log_x else "linear")
     axes.grid(alpha=0.3)
     axes.legend()
     try:

@@ -39,6 +39,9 @@ def test_picture(runs: Path, capsys: pytest.CaptureFixture):
     picture = runs / "new" / "curves.png"
     for label in ("policy", "trajopt.solver"):
         assert main([f"runs={runs}/*/*", f"output={picture}", f"label={label}"]) == 0
+        linear = picture.read_bytes()
+        assert main([f"runs={runs}/*/*", f"output={picture}", f"label={label}", "log_x=true"]) == 0
+        assert picture.read_bytes() != linear
         assert picture.read_bytes().startswith(b"\x89PNG")
     assert main([f"runs=[{runs}/mlp/0,{runs}/trajopt/2]", f"output={picture}"]) == 0
     assert "2 runs of mlp, trajopt" in capsys.readouterr().out
