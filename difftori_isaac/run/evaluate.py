@@ -63,18 +63,7 @@ def _evaluate_all(config: EvaluateConfig, paths: list[Path], output: Path) -> No
     with closing(build.make_environment(config)) as env:
         for path in paths:
             result = _result(config, env, rollout.Origin(checkpoints.load(path), path))
-            rows.append(
-                {
-                    "iteration": result["iteration"],
-                    "env_steps": result["env_steps"],
-                    "num_episodes": result["num_episodes"],
-                    "mean_return": result["return"]["mean"],
-                    "std_return": result["return"]["std"],
-                    "mean_episode_length": result["episode_length"]["mean"],
-                    "success_rate": result["success_rate"],
-                    "nonfinite_episodes": result["nonfinite_episodes"],
-                }
-            )
+            rows.append(_row(result))
             table = io.StringIO()
             writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
             writer.writeheader()
@@ -87,6 +76,20 @@ def _evaluate_all(config: EvaluateConfig, paths: list[Path], output: Path) -> No
                 flush=True,
             )
     print(f"written to {output}; draw it with scripts/plot.py file=eval.csv")
+
+
+def _row(result: dict[str, Any]) -> dict[str, Any]:
+    """What a row of eval.csv holds, under the names of metrics.csv where it has them."""
+    return {
+        "iteration": result["iteration"],
+        "env_steps": result["env_steps"],
+        "num_episodes": result["num_episodes"],
+        "mean_return": result["return"]["mean"],
+        "std_return": result["return"]["std"],
+        "mean_episode_length": result["episode_length"]["mean"],
+        "success_rate": result["success_rate"],
+        "nonfinite_episodes": result["nonfinite_episodes"],
+    }
 
 
 def _result(config: EvaluateConfig, env: VecEnv, origin: rollout.Origin | None) -> dict[str, Any]:
