@@ -119,7 +119,7 @@ def run_episodes(config: EvaluateConfig, env: VecEnv, policy: rollout.Policy) ->
     successes: list[float] = []
     nonfinite = 0
     obs = rollout.reset(config, env)
-    with torch.inference_mode():
+    with torch.no_grad():  # inference tensors could not be reset for the next policy
         while len(returns) < config.num_episodes:
             obs, rewards, dones, extras = env.step(policy(obs))
             total, length = total + rewards, length + 1
