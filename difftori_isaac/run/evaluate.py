@@ -44,7 +44,7 @@ def evaluate(overrides: Overrides) -> None:
         most = build.default_num_envs(config.task, config.device) or MAX_NUM_ENVS
         config = replace(config, num_envs=min(config.num_episodes, most))
     folder = Path() if origin is None or origin.run_dir is None else origin.run_dir
-    if every and origin is not None:
+    if every:
         path = Path(config.output) if config.output else folder / "eval.csv"
         _evaluate_all(config, checkpoints.numbered(folder), path)
         return

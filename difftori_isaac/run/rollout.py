@@ -44,9 +44,14 @@ def configure[C: RolloutConfig](schema: type[C], overrides: Overrides) -> tuple[
     """The configuration of a script, and the checkpoint of its policy: None for random and zero.
 
     What the policy was trained with is taken from the checkpoint, then what the user gave.
+
+    Raises:
+        ConfigError: If a setting, or two together, cannot be; or if there is no such checkpoint.
     """
     policy = overrides.get("policy") or schema.policy
     if policy in ("random", "zero"):
+        if (checkpoint := overrides.get("checkpoint")) is not None:
+            raise ConfigError(f"checkpoint is {checkpoint}, but policy={policy} needs none; leave checkpoint= out")
         return _resolved(compose(schema, overrides)), None
     compose(schema, overrides, {"task": "any"})  # bad values are refused before anything is looked for
     task = overrides.get("task")
