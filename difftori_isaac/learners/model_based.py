@@ -46,6 +46,7 @@ class ModelBased:
         self.policy, self.replay, self.config = policy, replay, config
         self.groups, self.discount, self.device = groups, discount, torch.device(device)
         self.learning_rate = config.learning_rate
+        self.seed_steps = config.seed_steps_for(replay.num_envs)
         self.env_steps, self.num_updates, self.updates_due = 0, 0, 0.0
         self._parts = self.world_model.parts()
         self._raw_critic_parameters = list(self.world_model.raw_critics.parameters())
@@ -84,7 +85,7 @@ class ModelBased:
         else:
             correlation = self.config.exploration_correlation
             self._noise = correlation * self._noise + (1.0 - correlation**2) ** 0.5 * new
-        if self.env_steps < self.config.seed_steps:
+        if self.env_steps < self.seed_steps:
             self._actions = torch.erf(self._noise / 2.0**0.5)
         else:
             self._actions = (self.policy.action(obs) + self._noise_std * self._noise).clamp(-1.0, 1.0)
@@ -107,7 +108,7 @@ class ModelBased:
             final_obs=None if final_obs is None else self._select(final_obs),
             skip=skip,
         )
-        if self.env_steps < self.config.seed_steps:
+        if self.env_steps < self.seed_steps:
             kept = rewards.to(self.device) * ~skip
             self._rewards += torch.stack((kept.square().sum(), kept.sum(), (~skip).sum()))
         self.env_steps += len(rewards)
@@ -120,7 +121,7 @@ class ModelBased:
     def update(self) -> dict[str, float]:
         """Take the optimizer steps that are due; mean losses, gradient norms and solver statistics."""
         count = 0
-        if min(self.env_steps, len(self.replay)) >= max(self.config.seed_steps, 1):
+        if min(self.env_steps, len(self.replay)) >= max(self.seed_steps, 1):
             if self.num_updates == 0:
                 self._set_reward_scale()
             count = self._take_due()
@@ -274,6 +275,11 @@ def build_model_based(
     if missing := [name for name in groups if name not in obs]:
         raise ValueError(f"learner.obs_groups has {missing[0]!r}; allowed: {', '.join(map(str, obs.keys()))}")
     discount = learner.discount_for(float(env.max_episode_length))
+    if (seed_steps := learner.seed_steps_for(env.num_envs)) > learner.buffer_capacity // env.num_envs * env.num_envs:
+        raise ValueError(
+            f"learner.buffer_capacity is {learner.buffer_capacity}; allowed: at least learner.seed_steps, "
+            f"here {seed_steps}, or nothing would ever be learned"
+        )
     obs = obs.select(*groups)
     model = TdWorldModel(obs, groups, env.num_actions, world_model, return_unit=1.0 / (1.0 - min(discount, 0.995)))
     planner = PlanPolicy(

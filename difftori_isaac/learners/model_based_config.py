@@ -24,8 +24,9 @@ class ModelBasedConfig:
     """Environment steps per environment and iteration."""
     total_env_steps: int = 500_000
     """Environment steps of the whole training."""
-    seed_steps: int = 2_500
-    """Environment steps with uniformly random actions, before the first update."""
+    seed_steps: int | None = None
+    """Environment steps with uniformly random actions, before the first update; null is 2,500, but at least 50 of each
+    environment, whose first rewards alone say little."""
     update_to_data: float = 1.0
     """Optimizer steps per collected environment step, as many as in TD-MPC2; fractions add up."""
     batch_size: int = 128
@@ -130,6 +131,10 @@ class ModelBasedConfig:
                 f"learner.plan_batch_size is {self.plan_batch_size}; allowed: at most "
                 f"learner.batch_size = {self.batch_size}"
             )
+
+    def seed_steps_for(self, num_envs: int) -> int:
+        """Steps with random actions of all environments together."""
+        return max(2_500, 50 * num_envs) if self.seed_steps is None else self.seed_steps
 
     def discount_for(self, episode_length: float) -> float:
         """The discount γ of episodes of ``episode_length`` steps (TD-MPC2, arXiv 2310.16828, appendix)."""

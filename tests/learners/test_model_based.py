@@ -250,6 +250,11 @@ def test_schedules_count_environment_steps(num_envs):
     assert algorithm.policy.horizon == 3 and algorithm.policy.output_std.item() == pytest.approx(0.275)
 
 
+def test_every_environment_acts_randomly_for_a_while():
+    assert [ModelBasedConfig().seed_steps_for(num_envs) for num_envs in (50, 51)] == [2500, 2550]
+    assert ModelBasedConfig(seed_steps=0).seed_steps_for(4096) == 0
+
+
 def test_the_updates_of_the_seed_steps_are_made_up_for_over_iterations():
     env, algorithm = build(4, **CHEAP | {"update_to_data": 1 / 16, "seed_steps": 512})  # 2 of an iteration, 30 before
     train(env, algorithm, 512)
@@ -335,6 +340,7 @@ def test_the_environment_is_given_scaled_actions():
         ({"plan_batch_size": 512}, "plan_batch_size is 512; allowed: at most learner.batch_size = 64"),
         ({"update_to_data": 0.0}, "update_to_data is 0.0; allowed: above 0"),
         ({"discount": 1.5}, "discount is 1.5; allowed: a number from 0 to 1"),
+        ({"seed_steps": None, "buffer_capacity": 2000}, "buffer_capacity is 2000; allowed: .* here 2500, or nothing"),
     ],
 )
 def test_bad_settings_are_refused(arguments, message):
