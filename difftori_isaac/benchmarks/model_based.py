@@ -26,8 +26,12 @@ _OBS_DIM, _ACTION_DIM, _EPISODE_STEPS = 24, 6, 500  # of the walker of the DeepM
 _COLLECTED = 16
 PRESETS = ("td", "difftori", "tdmpc2")
 """World models, by their files in configs/world_model."""
-BATCH_SIZES = (ModelBasedConfig.batch_size, 512)
-"""Sub-sequences per optimizer step: the learner's own, and DiffTORI's."""
+LEARNERS = {
+    "with batches of 128": ("learner=model_based", "learner.batch_size=128"),
+    "with batches of 512": ("learner=model_based", "learner.batch_size=512"),
+    "in parallel": ("learner=model_based_parallel",),
+}
+"""Learners: an optimizer step per environment step, with the learner's own batch or DiffTORI's; and one for several."""
 
 
 def _quoted(solver: str, *, plan_ms: float, plan_gradient_ms: float | None, update_ms: float, note: str) -> Row:
@@ -65,27 +69,27 @@ class _Observed:
         return TensorDict({"policy": torch.randn(self.num_envs, _OBS_DIM, device=self.device)}, [self.num_envs])
 
 
-def build(preset: str, batch_size: int, size: Size, device: str) -> tuple[ModelBased, TensorDict]:
+def build(preset: str, learner: str, size: Size, device: str) -> tuple[ModelBased, TensorDict]:
     """A learner with replayed steps, and observations of all environments."""
-    overrides = parse(["task=walker-walk", "learner=model_based", f"world_model={preset}"], TrainConfig)
+    overrides = parse(["task=walker-walk", *LEARNERS[learner], f"world_model={preset}"], TrainConfig)
     config = compose(TrainConfig, overrides)
     assert isinstance(config.learner, ModelBasedConfig) and isinstance(config.world_model, TdWorldModelConfig)
     num_envs, trajopt = size.num_envs, replace(config.trajopt, horizon=size.horizon, iterations=size.iterations)
     env = _Observed(num_envs, device)
-    learner = build_model_based(
+    algorithm = build_model_based(
         cast("VecEnv", env),
         policy="trajopt",
         trajopt=trajopt,
         world_model=config.world_model,
-        learner=replace(config.learner, batch_size=batch_size, seed_steps=0, horizon_start=size.horizon),
+        learner=replace(config.learner, seed_steps=0, horizon_start=size.horizon),
         device=device,
     )
     none = torch.zeros(num_envs, dtype=torch.bool, device=device)
     with torch.inference_mode():
         for _ in range(_COLLECTED):
-            learner.act(env.get_observations())
-            learner.process_env_step(env.get_observations(), torch.randn(num_envs, device=device), none, {})
-    return learner, env.get_observations()
+            algorithm.act(env.get_observations())
+            algorithm.process_env_step(env.get_observations(), torch.randn(num_envs, device=device), none, {})
+    return algorithm, env.get_observations()
 
 
 def model_based(config: BenchmarkConfig) -> Iterator[Row]:
@@ -95,10 +99,10 @@ def model_based(config: BenchmarkConfig) -> Iterator[Row]:
         yield from (row for row in QUOTED if config.wants(row.solver))
     for size in config.sizes(num_envs=(64,), horizon=(5,), iterations=(3,)):
         for preset in PRESETS:
-            for batch_size in BATCH_SIZES:
-                if config.wants(solver := f"{preset} with batches of {batch_size}"):
-                    learner, obs = build(preset, batch_size, size, device)
-                    yield _measure(learner, obs, solver, device, config.repeats)
+            for learner in LEARNERS:
+                if config.wants(solver := f"{preset} {learner}"):
+                    algorithm, obs = build(preset, learner, size, device)
+                    yield _measure(algorithm, obs, solver, device, config.repeats)
 
 
 def _measure(learner: ModelBased, obs: TensorDict, solver: str, device: str, repeats: int) -> Row:

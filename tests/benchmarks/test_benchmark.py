@@ -57,15 +57,18 @@ def test_quoted_rows_say_so(tmp_path: Path):
     assert all(row["measured"] is False and row["note"] == "quoted" for row in rows)
 
 
-def test_an_environment_step_of_model_based_learning_is_its_plan_and_its_share_of_updates(tmp_path: Path):
-    arguments = ["suite=model_based", "filter=td with batches of 512", "num_envs=8", "horizon=2", "iterations=2"]
+@pytest.mark.parametrize(("solver", "updates"), [("td with batches of 512", 1.0), ("td in parallel", 0.0625)])
+def test_an_environment_step_of_model_based_learning_is_its_plan_and_its_share_of_updates(
+    solver: str, updates: float, tmp_path: Path
+):
+    arguments = ["suite=model_based", f"filter={solver}", "num_envs=8", "horizon=2", "iterations=2"]
     assert main([*arguments, "repeats=1", "device=cpu", f"json={tmp_path / 'rows.json'}"]) == 0
     (row,) = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert row["solver"] == "td with batches of 512"
+    assert row["solver"] == solver
     assert (row["num_envs"], row["horizon"], row["iterations"]) == (8, 2, 2)
     assert row["forward_ms"] > 0 and row["update_ms"] > 0
-    assert row["env_steps_per_s"] == pytest.approx(1e3 / (row["forward_ms"] / 8 + row["update_ms"]))
-    assert "1 updates a step of 512" in row["note"]
+    assert row["env_steps_per_s"] == pytest.approx(1e3 / (row["forward_ms"] / 8 + updates * row["update_ms"]))
+    assert f"{updates:g} updates a step of 512" in row["note"]
 
 
 def test_a_peer_that_cannot_be_installed_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

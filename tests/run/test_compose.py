@@ -40,6 +40,15 @@ def test_a_learner_brings_its_settings_and_its_world_model():
     assert config.trajopt.objective == "return"
 
 
+def test_a_learner_for_many_environments_is_the_same_with_other_settings():
+    config = make("task=A", "learner=model_based_parallel", "learner.horizon=4")
+    assert (config.learner.name, config.learner.horizon, config.learner.batch_size) == ("model_based", 4, 512)
+    assert config.learner.update_to_data == 1 / 16 and config.world_model.name == "td"
+    assert config.trajopt == make("task=A", "learner=model_based").trajopt
+    layer = {"num_envs": 8, "learner": {"gamma": 0.9}}
+    assert make("task=A", "learner=model_based_parallel", layers=(layer,)).num_envs == 8
+
+
 def test_a_saved_learner_stays_what_it_is():
     saved = to_dict(make("task=A", "learner=model_based", "world_model=difftori", "learner.horizon=4"))
     config = make("learner.tau=0.5", layers=(saved,))
@@ -121,7 +130,7 @@ BAD = {
     "~seed=1": "adds or deletes",
     "run_dir=a(b)": "cannot be read",
     "policy=foo": "policy is 'foo'; allowed: mlp, trajopt",
-    "learner=sac": "learner is 'sac'; allowed: model_based, ppo",
+    "learner=sac": "learner is 'sac'; allowed: model_based, model_based_parallel, ppo",
     "trajopt.solver=ipopt": "trajopt.solver is 'ipopt'; allowed: gauss_newton, theseus",
     "trajopt.backward_mode=x": "trajopt.backward_mode is 'x'; allowed: implicit, truncated, unroll",
     "trajopt.horizon=0": "trajopt.horizon is 0; allowed: an integer of at least 1",
