@@ -31,7 +31,8 @@ def model_losses(model: TdWorldModel, batch: Replayed, config: ModelBasedConfig,
 
     Every step weighs ρ^k (TD-MPC, arXiv 2203.04955, equation 4). The value target of a step bootstraps from the
     smaller of two target critics at true observations; only the end of an episode by itself has no value. For the
-    critics on observations, which predict nothing ahead, all steps weigh the same.
+    critics on observations, which predict nothing ahead, all steps weigh the same. Rewards may have rare large values,
+    such as the penalty of a fall, which must not outweigh everything else that the encoder learns.
     """
     length = batch.actions.shape[1]
     with torch.no_grad():
@@ -63,7 +64,7 @@ def model_losses(model: TdWorldModel, batch: Replayed, config: ModelBasedConfig,
     raw_losses = torch.stack([head.loss(out, raw_target) for head, out in raw_outputs])
     errors = {
         "consistency": (predicted - next_z.transpose(0, 1)).square().mean(dim=-1),
-        "reward": model.reward_head.loss(model.reward_head(x), rewards.T),
+        "reward": model.reward_head.loss(model.reward_head(x), rewards.T, robust=True),
         "value": value_losses.mean(dim=0),
     }
     losses = {name: (weights * error).sum() for name, error in errors.items()}

@@ -130,8 +130,12 @@ class Head(nn.Module):
         """Prediction of ``output``, shape (*batch,)."""
         return self.unit * self.normalized(output)
 
-    def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Squared error in this head's unit, or cross entropy, of the shape of ``target``."""
+    def loss(self, output: torch.Tensor, target: torch.Tensor, *, robust: bool = False) -> torch.Tensor:
+        """Squared error in this head's unit, or cross entropy, of the shape of ``target``.
+
+        A ``robust`` error is linear beyond one unit (twice Huber's loss, 1964), so that rare large targets do not rule.
+        """
         if self.kind == "two_hot":
             return -(two_hot(target, self.bins) * output.log_softmax(dim=-1)).sum(dim=-1)
-        return (self.normalized(output) - target / self.unit).square()
+        predicted, target = self.normalized(output), target / self.unit
+        return 2.0 * F.huber_loss(predicted, target, reduction="none") if robust else (predicted - target).square()

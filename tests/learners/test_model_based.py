@@ -255,6 +255,19 @@ def test_every_environment_acts_randomly_for_a_while():
     assert ModelBasedConfig(seed_steps=0).seed_steps_for(4096) == 0
 
 
+def test_a_rare_large_reward_does_not_rule_what_the_model_learns():
+    env, algorithm = build(4, **CHEAP)
+    train(env, algorithm, 256)
+    model, batch = algorithm.world_model, algorithm.replay.sample(16, 3)
+    norms = []
+    for penalty in (10.0, 1000.0):
+        rewards = batch.rewards.index_put((torch.tensor(0), torch.tensor(0)), torch.tensor(-penalty))
+        losses = model_losses(model, batch._replace(rewards=rewards), algorithm.config, algorithm.discount).losses
+        gradients = torch.autograd.grad(losses["reward"], [*model.encoder.parameters()])
+        norms.append(torch.stack([gradient.norm() for gradient in gradients]).norm())
+    assert norms[0] > 0 and norms[1].allclose(norms[0])
+
+
 def test_the_updates_of_the_seed_steps_are_made_up_for_over_iterations():
     env, algorithm = build(4, **CHEAP | {"update_to_data": 1 / 16, "seed_steps": 512})  # 2 of an iteration, 30 before
     train(env, algorithm, 512)

@@ -53,6 +53,20 @@ def test_a_head_learns_a_number(head):
     assert (critic.value(critic(x)) - target).abs().mean() < 2.0
 
 
+@pytest.mark.parametrize("head", ["scalar", "residual"])
+def test_a_far_target_pulls_no_harder_than_one_a_unit_away(head):
+    model, _ = build(value_head=head)
+    critic, output = model.heads()[0], torch.zeros(4, 1 if head == "scalar" else 4, requires_grad=True)
+    offset = 0.0 if critic.maximum is None else critic.maximum.item()
+    targets = critic.unit * (torch.tensor([-3.0, -0.5, 0.5, 3.0]) + offset)
+    losses = critic.loss(output + 0.1, targets, robust=True)
+    errors = critic.normalized(output + 0.1) - targets / critic.unit
+    assert losses[1:3].allclose(errors[1:3].square()) and losses[::3].allclose(2.0 * errors[::3].abs() - 1.0)
+    gradients = torch.autograd.grad(losses.sum(), output)[0].norm(dim=1)
+    assert gradients[0].allclose(gradients[3]) and (gradients[1:3] < gradients[0]).all()
+    assert critic.loss(output + 0.1, targets).allclose(errors.square())
+
+
 def test_targets_move_towards_the_critics_by_tau():
     model, _ = build()
     pairs = [(model.critics, model.target_critics), (model.raw_critics, model.target_raw_critics)]
