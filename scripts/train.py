@@ -18,6 +18,8 @@ main = Command(
         "task=Lift",
         "task=Cartpole policy=mlp seed=1 max_iterations=100 device=cpu",
         "task=Reach trajopt.horizon=5 trajopt.solver=theseus env.sim.dt=0.005",
+        "task=walker-walk learner=model_based",
+        "learner=model_based --help",
         "task=Cartpole resume=latest max_iterations=300",
         "task=Isaac-Ant-Direct num_envs=4096 device=cuda:0 logger=wandb wandb.mode=offline",
         "-m task=Cartpole policy=trajopt,mlp seed=1,2,3",

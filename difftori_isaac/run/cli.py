@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from difftori_isaac.envs.errors import SimulatorError
-from difftori_isaac.run.compose import Overrides, compose_values, parse
+from difftori_isaac.run.compose import Overrides, compose_values, parse, variant_groups
 from difftori_isaac.run.config import leaf_keys, variants_of
 from difftori_isaac.run.errors import ConfigError, RunError
 
@@ -90,11 +90,19 @@ class Command:
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
         table.add_column(no_wrap=True, style="cyan")
         table.add_column()
+        rows = []
         for key, description in leaf_keys(schema, *variants_of(values)).items():
             value: Any = values
             for name in key.split("."):
                 value = value[name]
-            table.add_row(f"{key}={show(value)}", description.replace("``", "").replace("[", r"\["))
+            rows.append((f"{key}={show(value)}", description.replace("``", "")))
+        place = next((index for index, (key, _) in enumerate(rows) if "." in key.partition("=")[0]), len(rows))
+        rows[place:place] = [
+            (f"{group}={overrides.groups.get(group, default)}", f"Settings to start from. [{'|'.join(options)}]")
+            for group, default, options in variant_groups(schema, values)
+        ]
+        for key, description in rows:
+            table.add_row(key, description.replace("[", r"\["))
         console.print(table)
         if self.examples:
             lines = [f"  scripts/{self.name} {item}".rstrip() for item in self.examples]

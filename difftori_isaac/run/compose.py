@@ -48,6 +48,13 @@ def group_options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
+def variant_groups(schema: type, values: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
+    """Groups of configs/ that a command line may choose sections from: name, form of ``values``, and what there is."""
+    if schema is not TrainConfig:
+        return []
+    return [(section, values[section]["name"], group_options(section)) for section in VARIANTS]
+
+
 def parse(arguments: Iterable[str], schema: type) -> Overrides:
     """Reads ``key=value`` arguments for a configuration class.
 

@@ -41,8 +41,13 @@ def test_help_shows_every_key_with_its_current_value(capsys: pytest.CaptureFixtu
         "Number of planned actions",
         "wandb.mode=online",
         "learner.gamma=null",
+        "learner=ppo",
+        "[model_based|model_based_parallel|ppo]",
     ):
         assert part in text
+    assert run("train", "-h", "learner=model_based_parallel") == 0
+    text = capsys.readouterr().out
+    assert "learner=model_based_parallel" in text and "world_model=td " in text and "learner.batch_size=512" in text
 
 
 def test_scripts_run_as_files():
