@@ -22,6 +22,9 @@ from difftori_isaac.run.metrics import read_metrics
 Curve = tuple[np.ndarray, np.ndarray]
 """Abscissae and ordinates, shapes (num_points,)."""
 
+MOST_LABELS_INSIDE = 4
+"""Labels that a legend may have among the curves; a longer one stands beside them."""
+
 
 @with_config(PYDANTIC)
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +141,10 @@ def _draw(config: PlotConfig, groups: dict[str, list[Curve]], title: str) -> Non
     axes.set(title=title, xlabel=config.x.replace("_", " "), ylabel=config.y.replace("_", " "))
     axes.set_xscale("log" if config.log_x else "linear")
     axes.grid(alpha=0.3)
-    axes.legend()
+    if len(groups) > MOST_LABELS_INSIDE:
+        figure.legend(loc="outside right upper")
+    else:
+        axes.legend()
     try:
         Path(config.output).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(config.output, dpi=150)

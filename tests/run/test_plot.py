@@ -35,7 +35,7 @@ def test_mean_and_interval():
     assert mean_curve([(grid, grid)])[2].tolist() == [0, 0, 0]
 
 
-def test_picture(runs: Path, capsys: pytest.CaptureFixture):
+def test_picture(runs: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
     picture = runs / "new" / "curves.png"
     for label in ("policy", "trajopt.solver"):
         assert main([f"runs={runs}/*/*", f"output={picture}", f"label={label}"]) == 0
@@ -43,6 +43,10 @@ def test_picture(runs: Path, capsys: pytest.CaptureFixture):
         assert main([f"runs={runs}/*/*", f"output={picture}", f"label={label}", "log_x=true"]) == 0
         assert picture.read_bytes() != linear
         assert picture.read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr("difftori_isaac.run.plot.MOST_LABELS_INSIDE", 0)
+    inside = picture.read_bytes()
+    assert main([f"runs={runs}/*/*", f"output={picture}", "label=trajopt.solver", "log_x=true"]) == 0
+    assert picture.read_bytes() != inside
     assert main([f"runs=[{runs}/mlp/0,{runs}/trajopt/2]", f"output={picture}"]) == 0
     assert "2 runs of mlp, trajopt" in capsys.readouterr().out
 
