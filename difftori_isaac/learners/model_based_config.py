@@ -12,7 +12,7 @@ from difftori_isaac.learners.config import check_above_zero, check_at_least, che
 class ModelBasedConfig:
     """Settings of :class:`~difftori_isaac.learners.model_based.ModelBased`.
 
-    Whatever is counted in environment steps, over all environments, does not depend on their number.
+    What is set in environment steps counts those of all environments together, whatever their number.
 
     Raises:
         ValueError: If a value is outside its range; the message names the value and what is allowed.

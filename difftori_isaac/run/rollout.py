@@ -50,8 +50,8 @@ def configure[C: RolloutConfig](schema: type[C], overrides: Overrides) -> tuple[
     """
     policy = overrides.get("policy") or schema.policy
     if policy in ("random", "zero"):
-        if (checkpoint := overrides.get("checkpoint")) is not None:
-            raise ConfigError(f"checkpoint is {checkpoint}, but policy={policy} needs none; leave checkpoint= out")
+        if overrides.get("checkpoint") is not None:
+            raise ConfigError(f"policy={policy} has no checkpoint; leave checkpoint= out")
         return _resolved(compose(schema, overrides)), None
     compose(schema, overrides, {"task": "any"})  # bad values are refused before anything is looked for
     task = overrides.get("task")
