@@ -105,16 +105,16 @@ def model_based(config: BenchmarkConfig) -> Iterator[Row]:
                     yield _measure(algorithm, obs, solver, device, config.repeats)
 
 
-def _measure(learner: ModelBased, obs: TensorDict, solver: str, device: str, repeats: int) -> Row:
+def _measure(algorithm: ModelBased, obs: TensorDict, solver: str, device: str, repeats: int) -> Row:
     def plan() -> None:
         with torch.inference_mode():
-            learner.act(obs)
+            algorithm.act(obs)
 
     def update() -> None:
-        learner.updates_due = float(settings.plan_interval)
-        learner.update()
+        algorithm.updates_due = float(settings.plan_interval)
+        algorithm.update()
 
-    settings, trajopt = learner.config, learner.policy.layers[-1].config
+    settings, trajopt = algorithm.config, algorithm.policy.layers[-1].config
     times = times_ms((plan, update), device, repeats)
     plan_ms, updates_ms = (median(column) for column in zip(*times, strict=True))
     update_ms = updates_ms / settings.plan_interval

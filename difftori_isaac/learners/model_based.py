@@ -275,11 +275,6 @@ def build_model_based(
     if missing := [name for name in groups if name not in obs]:
         raise ValueError(f"learner.obs_groups has {missing[0]!r}; allowed: {', '.join(map(str, obs.keys()))}")
     discount = learner.discount_for(float(env.max_episode_length))
-    if (seed_steps := learner.seed_steps_for(env.num_envs)) > learner.buffer_capacity // env.num_envs * env.num_envs:
-        raise ValueError(
-            f"learner.buffer_capacity is {learner.buffer_capacity}; allowed: at least learner.seed_steps, "
-            f"here {seed_steps}, or nothing would ever be learned"
-        )
     obs = obs.select(*groups)
     model = TdWorldModel(obs, groups, env.num_actions, world_model, return_unit=1.0 / (1.0 - min(discount, 0.995)))
     planner = PlanPolicy(
@@ -294,4 +289,9 @@ def build_model_based(
         priority_alpha=learner.priority_alpha if learner.sampling == "prioritized" else 0.0,
         priority_beta=learner.priority_beta,
     )
+    if (seed_steps := learner.seed_steps_for(env.num_envs)) > replay.num_rows * replay.num_envs:
+        raise ValueError(
+            f"learner.buffer_capacity is {learner.buffer_capacity}; allowed: at least learner.seed_steps, "
+            f"here {seed_steps}, or nothing would ever be learned"
+        )
     return ModelBased(planner, replay, learner, groups=groups, discount=discount, device=device)

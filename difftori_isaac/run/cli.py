@@ -90,19 +90,14 @@ class Command:
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
         table.add_column(no_wrap=True, style="cyan")
         table.add_column()
-        rows = []
+        for group, form, options in variant_groups(schema, values):
+            chosen = overrides.groups.get(group, form)
+            table.add_row(f"{group}={chosen}", rf"Settings to start from. \[{'|'.join(options)}]")
         for key, description in leaf_keys(schema, *variants_of(values)).items():
             value: Any = values
             for name in key.split("."):
                 value = value[name]
-            rows.append((f"{key}={show(value)}", description.replace("``", "")))
-        place = next((index for index, (key, _) in enumerate(rows) if "." in key.partition("=")[0]), len(rows))
-        rows[place:place] = [
-            (f"{group}={overrides.groups.get(group, default)}", f"Settings to start from. [{'|'.join(options)}]")
-            for group, default, options in variant_groups(schema, values)
-        ]
-        for key, description in rows:
-            table.add_row(key, description.replace("[", r"\["))
+            table.add_row(f"{key}={show(value)}", description.replace("``", "").replace("[", r"\["))
         console.print(table)
         if self.examples:
             lines = [f"  scripts/{self.name} {item}".rstrip() for item in self.examples]

@@ -250,9 +250,9 @@ def test_schedules_count_environment_steps(num_envs):
     assert algorithm.policy.horizon == 3 and algorithm.policy.output_std.item() == pytest.approx(0.275)
 
 
-def test_every_environment_acts_randomly_for_a_while():
-    assert [ModelBasedConfig().seed_steps_for(num_envs) for num_envs in (50, 51)] == [2500, 2550]
-    assert ModelBasedConfig(seed_steps=0).seed_steps_for(4096) == 0
+@pytest.mark.parametrize(("num_envs", "given", "steps"), [(50, None, 2500), (60, None, 3000), (60, 0, 0)])
+def test_every_environment_acts_randomly_for_a_while(num_envs, given, steps):
+    assert build(num_envs, seed_steps=given)[1].seed_steps == steps
 
 
 def test_a_rare_large_reward_does_not_rule_what_the_model_learns():
