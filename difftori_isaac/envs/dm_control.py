@@ -30,6 +30,8 @@ class DmControlSettings:
     pixels: Annotated[bool, Field(strict=True)] = False
     """Whether observations are the last three pictures, group ``pixels``, uint8 of shape (num_envs, 9, 84, 84), in
     place of the state, group ``policy``."""
+    shadows: Annotated[bool, Field(strict=True)] = True
+    """Whether pictures have shadows and reflections, which a CPU draws several times as long for."""
     num_workers: _Positive | None = None
     """Processes the environments are divided among; 1 is this one. None is the number of cores, at most one for each
     environment."""
@@ -67,6 +69,7 @@ def make_env(
             task.make,
             action_repeat=action_repeat,
             pixels=settings.pixels,
+            shadows=settings.shadows,
             seed=seed,
             frame=(video.width, video.height),
         ),

@@ -32,7 +32,15 @@ class DmControlEnv(gymnasium.Env[Any, np.ndarray]):
     render_mode = "rgb_array"
 
     def __init__(
-        self, domain: str, task: str, *, action_repeat: int, pixels: bool, seed: int, frame: tuple[int, int]
+        self,
+        domain: str,
+        task: str,
+        *,
+        action_repeat: int,
+        pixels: bool,
+        seed: int,
+        frame: tuple[int, int],
+        shadows: bool = True,
     ) -> None:
         """Loads the task.
 
@@ -43,11 +51,13 @@ class DmControlEnv(gymnasium.Env[Any, np.ndarray]):
             pixels: Whether observations are pictures.
             seed: Seed of what a task draws once, such as the masses of ``lqr``.
             frame: Width and height of :meth:`render` [pixel].
+            shadows: Whether pictures have shadows and reflections.
         """
         random = np.random.RandomState(seed)
         self._env = suite.load(domain, task, task_kwargs={"random": random, "time_limit": float("inf")})
         self._action_repeat, self._pixels, self._frame = action_repeat, pixels, frame
         self._camera = _CAMERAS.get(domain, 0)
+        self._flags = {} if shadows else {"shadow": False, "reflection": False}
         self._frames: deque[np.ndarray] = deque(maxlen=NUM_FRAMES)
         fps = 1 / (self._env.control_timestep() * action_repeat)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": fps}
@@ -101,4 +111,6 @@ class DmControlEnv(gymnasium.Env[Any, np.ndarray]):
         return {"pixels": np.concatenate(self._frames)}
 
     def _draw(self, width: int, height: int) -> np.ndarray:
-        return self._env.physics.render(height=height, width=width, camera_id=self._camera)
+        return self._env.physics.render(
+            height=height, width=width, camera_id=self._camera, render_flag_overrides=self._flags
+        )

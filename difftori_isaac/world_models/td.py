@@ -58,7 +58,7 @@ class TdWorldModel(nn.Module):
         super().__init__()
         self.config, self.groups, self.action_dim = config, groups, action_dim
         latent_dim, step_dim = config.latent_dim, config.latent_dim + action_dim
-        self.features = Features(obs, groups, config.pixel_channels)
+        self.features = Features(obs, groups, config)
         self.encoder = network(self.features.out_dim, config.encoder_dims, latent_dim, config)
         self.dynamics = network(step_dim, config.hidden_dims, latent_dim, config)
         self.normalized = config.latent_norm == "simnorm"
@@ -249,7 +249,7 @@ class RawCritics(nn.Module):
     ) -> None:
         """Build the networks; the arguments are those of :class:`TdWorldModel`."""
         super().__init__()
-        self.features = Features(obs, groups, config.pixel_channels)
+        self.features = Features(obs, groups, config)
         in_dim = self.features.out_dim + action_dim
         self.heads = nn.ModuleList(Head(in_dim, config.value_head, config, unit=return_unit) for _ in range(2))
 

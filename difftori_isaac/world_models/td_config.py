@@ -60,11 +60,13 @@ class TdWorldModelConfig:
     """Unit of the planner's cost: the range from the 5th to the 95th percentile of Q (at least 1), or 1."""
     pixel_channels: int = 32
     """Channels of the convolutions over the observation group ``pixels``."""
+    pixel_dim: int = 50
+    """Features of an image, behind the convolutions and a layer normalisation."""
     pixel_shift: int = 4
     """Largest random shift of the images of an update [pixels]."""
 
     def __post_init__(self) -> None:
-        for name in ("latent_dim", "simnorm_dim", "num_residuals", "pixel_channels"):
+        for name in ("latent_dim", "simnorm_dim", "num_residuals", "pixel_channels", "pixel_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"world_model.{name} is {getattr(self, name)}; allowed: an integer of at least 1")
         for name in ("num_q", "num_bins"):

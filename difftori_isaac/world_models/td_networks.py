@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from difftori_isaac.world_models.activations import activation_layer
 from difftori_isaac.world_models.encoder_config import EncoderConfig
-from difftori_isaac.world_models.encoders import GroupEncoders
+from difftori_isaac.world_models.encoders import GroupEncoders, ImageEncoder
 from difftori_isaac.world_models.td_config import HeadName, TdWorldModelConfig
 
 PIXELS = "pixels"
@@ -44,18 +44,34 @@ def network(in_dim: int, hidden_dims: Iterable[int], out_dim: int, config: TdWor
 
 
 class Features(nn.Module):
-    """Observation groups as one vector: flat groups as they are, then the features of images and point clouds."""
+    """Observation groups as one vector: flat groups as they are, then the features of images and point clouds.
 
-    def __init__(self, obs: TensorDict, groups: list[str], channels: int) -> None:
+    Those of images come through a trunk, as in DrQ (arXiv 2004.13649). Convolutions start from Kaiming's weights and
+    without biases: with torch's, features of four layers are all but the same for every image.
+    """
+
+    def __init__(self, obs: TensorDict, groups: list[str], config: TdWorldModelConfig) -> None:
         """Size the encoders for ``obs``, batch size (num_envs,)."""
         super().__init__()
-        images = {"image_channels": (channels,) * 4, "image_kernels": (7, 5, 3, 3), "image_strides": (2,) * 4}
-        self.encoders = GroupEncoders(obs, groups, EncoderConfig(**images))
-        self.out_dim = sum(obs[name].shape[1] for name in self.encoders.flat) + self.encoders.out_dim
+        channels = (config.pixel_channels,) * 4
+        images = EncoderConfig(image_channels=channels, image_kernels=(7, 5, 3, 3), image_strides=(2,) * 4)
+        self.encoders = GroupEncoders(obs, groups, images)
+        self.trunks = nn.ModuleDict()
+        self.out_dim = sum(obs[name].shape[1] for name in self.encoders.flat)
+        for name, encoder in self.encoders.items():
+            if isinstance(encoder, ImageEncoder):
+                encoder.cnn.init_weights()
+                width = config.pixel_dim
+                trunk = nn.Sequential(nn.Linear(encoder.out_dim, width), nn.LayerNorm(width), nn.Tanh())
+            else:
+                width, trunk = encoder.out_dim, nn.Identity()
+            self.trunks[name] = trunk
+            self.out_dim += width
 
     def forward(self, obs: TensorDict) -> torch.Tensor:
         """Shape (*batch_size, out_dim)."""
-        return torch.cat([*(obs[name] for name in self.encoders.flat), *self.encoders(obs)], dim=-1)
+        encoded = zip(self.trunks.values(), self.encoders(obs), strict=True)
+        return torch.cat([*(obs[name] for name in self.encoders.flat), *(trunk(x) for trunk, x in encoded)], dim=-1)
 
 
 def random_shift(images: torch.Tensor, pad: int) -> torch.Tensor:

@@ -132,6 +132,18 @@ def test_pictures():
     assert frame.shape == (48, 64, 3) and frame.std() > 10
 
 
+@needs_egl
+def test_pictures_without_shadows():
+    pictures = []
+    for shadows in ("true", "false"):
+        with closing(make("cheetah-run", "env.pixels=true", f"env.shadows={shadows}")) as env:
+            obs, _ = roll_out(env, 1)
+            pictures.append(obs[0, 0, :3].float())
+    with_shadows, without = pictures
+    assert without.std() > 10, "the scene is still there"
+    assert (without - with_shadows).max() > 10, "where the shadow was it is lighter"
+
+
 def test_settings():
     assert parse_settings(["env.pixels=true", "env.action_repeat=4"]) == DmControlSettings(pixels=True, action_repeat=4)
 
@@ -140,7 +152,7 @@ def test_settings():
     ("override", "message"),
     [
         ("env.sim.dt=0.1", "'env.sim.dt=0.1' is no setting of a dm_control task; allowed: env.action_repeat, "),
-        ("physics=newton", "allowed: env.action_repeat, env.pixels, env.num_workers, env.episode_steps"),
+        ("physics=newton", "allowed: env.action_repeat, env.pixels, env.shadows, env.num_workers, env.episode_steps"),
         ("env.action_repeat=0", "env.action_repeat is 0; input should be greater than or equal to 1"),
         ("env.pixels=3", "env.pixels is 3; input should be a valid boolean"),
     ],

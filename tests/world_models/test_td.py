@@ -152,6 +152,16 @@ def test_pixels_and_flat_groups_are_encoded_together_and_images_are_shifted():
     assert torch.equal(random_shift(ramp, 0), ramp)
 
 
+def test_images_of_a_small_thing_at_different_places_differ_from_the_start():
+    images = torch.full((16, 9, 84, 84), 120, dtype=torch.uint8)
+    for place in range(16):
+        images[place, :, 40:44, 5 * place : 5 * place + 4] = 255
+    model, _ = build(TensorDict({"pixels": images}, [16]), ("pixels",))
+    features = model.features(TensorDict({"pixels": images}, [16]))
+    assert features.shape == (16, 50)
+    assert features.std(dim=0).mean() > 0.1 * features.std()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
