@@ -81,16 +81,12 @@ def random_shift(images: torch.Tensor, pad: int) -> torch.Tensor:
         images: Shape (batch, time, channels, height, width); all images of a sequence are shifted alike.
         pad: Largest shift [pixels].
     """
-    if pad == 0:
-        return images
-    batch, time, _, height, width = images.shape
-    padded = F.pad(images.flatten(0, 1).float(), (pad, pad, pad, pad), mode="replicate").unflatten(0, (batch, time))
-    rows, columns = torch.randint(2 * pad + 1, (2, batch, 1), device=images.device)
-    rows = rows + torch.arange(height, device=images.device)
-    columns = columns + torch.arange(width, device=images.device)
+    batch, _, _, height, width = images.shape
+    shifts = torch.randint(-pad, pad + 1, (2, batch, 1), device=images.device)
+    rows = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)
+    columns = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)
     index = torch.arange(batch, device=images.device)[:, None, None]
-    shifted = padded.permute(0, 3, 4, 1, 2)[index, rows[:, :, None], columns[:, None, :]]
-    return shifted.permute(0, 3, 4, 1, 2).to(images.dtype)
+    return images[index, :, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 4, 1, 2)
 
 
 def symlog(x: torch.Tensor) -> torch.Tensor:
