@@ -95,8 +95,8 @@ class RunConfig:
     learner: Annotated[PPOConfig | ModelBasedConfig, Discriminator("name")] = field(default_factory=PPOConfig)
     """How the policy learns; what is null in PPO is taken from the task's own rsl_rl settings."""
     env_overrides: tuple[str, ...] = ()
-    """Settings of the environment, Isaac Lab's own or, for the DeepMind Control suite, action_repeat, pixels,
-    shadows, num_workers and episode_steps; given as env.<key>=<value>, and for Isaac Lab physics=, renderer= and presets=."""
+    """Settings of the environment, Isaac Lab's own or, for the DeepMind Control suite, action_repeat, pixels, shadows,
+    num_workers and episode_steps; given as env.<key>=<value>, and for Isaac Lab physics=, renderer= and presets=."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "num_envs")
