@@ -21,6 +21,9 @@ from difftori_isaac.world_models.td import TdWorldModel
 from difftori_isaac.world_models.td_config import TdWorldModelConfig
 from difftori_isaac.world_models.td_networks import PIXELS
 
+MAXIMUM_LR_SCALE = 10.0
+"""Factor on the learning rate of heads' maxima, single numbers that have to cross the whole range of returns."""
+
 MOST_MADE_UP = 4.0
 """Most optimizer steps of an iteration, in those that its environment steps ask for: a signal waits for all of them."""
 
@@ -50,9 +53,13 @@ class ModelBased:
         self.env_steps, self.num_updates, self.updates_due = 0, 0, 0.0
         self._parts = self.world_model.parts()
         self._raw_critic_parameters = list(self.world_model.raw_critics.parameters())
-        rest = [*self._parameters("dynamics", "reward", "q", "prior"), *self._raw_critic_parameters]
+        everything = [*self._parameters("dynamics", "reward", "q", "prior"), *self._raw_critic_parameters]
+        maxima = self.world_model.maxima()
+        rest = [p for p in everything if not any(p is maximum for maximum in maxima)]
+        groups_and_scales = [(self._parts["encoder"], config.encoder_lr_scale), (rest, 1.0), (maxima, MAXIMUM_LR_SCALE)]
+        self._lr_scales = [scale for _, scale in groups_and_scales]
         self.optimizer = torch.optim.Adam(
-            [{"params": self._parts["encoder"]}, {"params": rest}], lr=self.learning_rate, fused=True
+            [{"params": group} for group, _ in groups_and_scales], lr=self.learning_rate, fused=True
         )
         self._actions = torch.zeros(replay.num_envs, self.world_model.action_dim, device=self.device)
         self._noise = torch.zeros_like(self._actions)
@@ -123,7 +130,7 @@ class ModelBased:
         count = 0
         if min(self.env_steps, len(self.replay)) >= max(self.seed_steps, 1):
             if self.num_updates == 0:
-                self._set_reward_scale()
+                self._set_rewards()
             count = self._take_due()
         for _ in range(count):
             self._update_once()
@@ -192,14 +199,16 @@ class ModelBased:
         self.policy.output_std = (self.policy.scale * std.mean()).expand(self.world_model.action_dim)
         self.policy.horizon = self.config.planning_horizon(self.env_steps, len(self.policy.layers))
 
-    def _set_reward_scale(self) -> None:
-        """Take the configured reward scale, or the standard deviation of the rewards of the seed steps."""
-        if self.config.reward_scale is not None:
-            self.world_model.reward_scale.fill_(self.config.reward_scale)
-            return
+    def _set_rewards(self) -> None:
+        """Tell the model the mean of the rewards of the seed steps, and their standard deviation or the given scale."""
         squares, total, count = self._rewards.double()
-        std = (squares / count - (total / count).square()).clamp(min=0.0).sqrt()
-        self.world_model.reward_scale.copy_(torch.where(std > 1e-6, std, 1.0))
+        count = count.clamp(min=1.0)
+        mean = total / count
+        std = (squares / count - mean.square()).clamp(min=0.0).sqrt()
+        scale = torch.where(std > 1e-6, std, 1.0)
+        if self.config.reward_scale is not None:
+            scale = torch.full_like(scale, self.config.reward_scale)
+        self.world_model.set_rewards(mean, scale)
 
     def _update_once(self) -> None:
         config, model = self.config, self.world_model
@@ -216,7 +225,7 @@ class ModelBased:
         if self.trains_through_plan and self.num_updates % config.plan_interval == 0:
             losses["plan"] = plan_loss(self.policy, batch, config.plan_batch_size)
             self._backward("plan", config.plan_coef * losses["plan"], self._parameters(*self._parts))
-        for group, scale in zip(self.optimizer.param_groups, (config.encoder_lr_scale, 1.0), strict=True):
+        for group, scale in zip(self.optimizer.param_groups, self._lr_scales, strict=True):
             group["lr"] = scale * self.learning_rate
         self.optimizer.step()
         self.num_updates += 1

@@ -94,6 +94,19 @@ class TdWorldModel(nn.Module):
         }
         return {name: [p for module in part for p in module.parameters()] for name, part in modules.items()}
 
+    def maxima(self) -> list[nn.Parameter]:
+        """Largest values that residual heads can predict."""
+        heads = [self.reward_head, *self.heads(), *self.raw_critics.twins]
+        return [head.maximum for head in heads if head.maximum is not None]
+
+    @torch.no_grad()
+    def set_rewards(self, mean: torch.Tensor, scale: torch.Tensor) -> None:
+        """Let ``scale`` count as 1, and predictions start where every reward is the ``mean``."""
+        self.reward_scale.copy_(scale)
+        critics = [*self.heads(), *self.heads(target=True), *self.raw_critics.twins, *self.target_raw_critics.twins]
+        for head in (self.reward_head, *critics):
+            head.start_at(mean / scale)
+
     @torch.no_grad()
     def update_targets(self, tau: float) -> None:
         """Move the target critics a step ``tau`` towards the critics."""
@@ -253,10 +266,15 @@ class RawCritics(nn.Module):
         in_dim = self.features.out_dim + action_dim
         self.heads = nn.ModuleList(Head(in_dim, config.value_head, config, unit=return_unit) for _ in range(2))
 
+    @property
+    def twins(self) -> list[Head]:
+        """The two critics."""
+        return cast("list[Head]", list(self.heads))
+
     def outputs(self, obs: TensorDict, a: torch.Tensor) -> list[tuple[Head, torch.Tensor]]:
         """Both heads and what they give, shape (*batch, out_dim)."""
         x = torch.cat((self.features(obs), a), dim=-1)
-        return [(head, head(x)) for head in cast("list[Head]", list(self.heads))]
+        return [(head, head(x)) for head in self.twins]
 
     def forward(self, obs: TensorDict, a: torch.Tensor) -> torch.Tensor:
         """The smaller value, shape (*batch,)."""

@@ -18,6 +18,10 @@ PIXELS = "pixels"
 """Observation group of images, uint8 of shape (num_envs, channels, height, width)."""
 
 
+ROOM = 2.0
+"""What a residual head can predict above where it starts, in its unit."""
+
+
 class SimNorm(nn.Module):
     """Simplicial normalisation: a softmax over each group of components (TD-MPC2, arXiv 2310.16828, equation 5)."""
 
@@ -125,6 +129,20 @@ class Head(nn.Module):
         with torch.no_grad():
             for parameter in self.net[-1].parameters():
                 parameter.mul_(config.head_scale)
+
+    @torch.no_grad()
+    def start_at(self, value: torch.Tensor) -> None:
+        """Predict ``value``, in this head's unit, from a network that has learned nothing yet.
+
+        Residuals start so that their maximum is ``ROOM`` above. Where it would start below what there is to predict,
+        residuals would first shrink to zero, where they have no gradient, and the encoder would learn nothing.
+        """
+        bias = self.net[-1].bias
+        if self.kind == "scalar":
+            bias.fill_(value)
+        if self.maximum is not None:
+            self.maximum.copy_(value + ROOM)
+            bias.fill_((2.0 * ROOM / len(bias)) ** 0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """What the network gives: a number, logits or residuals, shape (*batch, out_dim)."""
