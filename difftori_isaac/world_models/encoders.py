@@ -41,7 +41,8 @@ class ImageEncoder(nn.Module):
             config.image_kernels,
             config.image_strides,
             activation=config.image_activation,
-        ).to(memory_format=torch.channels_last)
+        )
+        self.cnn.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (not in torch's overloads)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Features, shape (*batch, out_dim), of images, shape (*batch, channels, height, width); uint8 is scaled."""

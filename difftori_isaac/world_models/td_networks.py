@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from tensordict import TensorDict
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from difftori_isaac.world_models.activations import activation_layer
 from difftori_isaac.world_models.encoder_config import EncoderConfig
-from difftori_isaac.world_models.encoders import GroupEncoders, ImageEncoder
+from difftori_isaac.world_models.encoders import GroupEncoders, ImageEncoder, PointNet
 from difftori_isaac.world_models.td_config import HeadName, TdWorldModelConfig
 
 PIXELS = "pixels"
@@ -61,16 +62,17 @@ class Features(nn.Module):
         images = EncoderConfig(image_channels=channels, image_kernels=(7, 5, 3, 3), image_strides=(2,) * 4)
         self.encoders = GroupEncoders(obs, groups, images)
         self.trunks = nn.ModuleDict()
-        self.out_dim = sum(obs[name].shape[1] for name in self.encoders.flat)
+        widths = [obs[name].shape[1] for name in self.encoders.flat]
         for name, encoder in self.encoders.items():
             if isinstance(encoder, ImageEncoder):
                 encoder.cnn.init_weights()
-                width = config.pixel_dim
-                trunk = nn.Sequential(nn.Linear(encoder.out_dim, width), nn.LayerNorm(width), nn.Tanh())
+                linear, norm = nn.Linear(encoder.out_dim, config.pixel_dim), nn.LayerNorm(config.pixel_dim)
+                self.trunks[name] = nn.Sequential(linear, norm, nn.Tanh())
+                widths.append(config.pixel_dim)
             else:
-                width, trunk = encoder.out_dim, nn.Identity()
-            self.trunks[name] = trunk
-            self.out_dim += width
+                self.trunks[name] = nn.Identity()
+                widths.append(cast("PointNet", encoder).out_dim)
+        self.out_dim = sum(widths)
 
     def forward(self, obs: TensorDict) -> torch.Tensor:
         """Shape (*batch_size, out_dim)."""
@@ -137,7 +139,7 @@ class Head(nn.Module):
         Residuals start so that their maximum is ``ROOM`` above. Where it would start below what there is to predict,
         residuals would first shrink to zero, where they have no gradient, and the encoder would learn nothing.
         """
-        bias = self.net[-1].bias
+        bias = cast("nn.Linear", self.net[-1]).bias
         if self.kind == "scalar":
             bias.fill_(value)
         if self.maximum is not None:

@@ -268,6 +268,27 @@ def test_a_rare_large_reward_does_not_rule_what_the_model_learns():
     assert norms[0] > 0 and norms[1].allclose(norms[0])
 
 
+def test_predictions_start_at_the_mean_reward_and_follow_it_fast():
+    env, algorithm = build(4, **CHEAP | {"update_to_data": 0.25})
+    step, offset = env.step, 20.0
+
+    def shifted(actions):
+        obs, rewards, dones, extras = step(actions)
+        return obs, rewards + offset, dones, extras
+
+    env.step = shifted
+    train(env, algorithm, 128)
+    model, batch = algorithm.world_model, algorithm.replay.sample(64, 1)
+    x = torch.cat((model.encode(batch.obs[:, 0]), batch.actions[:, 0]), dim=-1)
+    mean = batch.rewards.mean() / model.reward_scale
+    assert mean > 4.0 and (model.reward_head.value(model.reward_head(x)).mean() - mean).abs() < 1.0
+    starts, before = [maximum.item() for maximum in model.maxima()], algorithm.num_updates
+    offset = 200.0
+    train(env, algorithm, 640)
+    assert algorithm.num_updates - before == 128
+    assert all(maximum.item() - start > 0.5 for maximum, start in zip(model.maxima(), starts, strict=True))
+
+
 def test_the_updates_of_the_seed_steps_are_made_up_for_over_iterations():
     env, algorithm = build(4, **CHEAP | {"update_to_data": 1 / 16, "seed_steps": 512})  # 2 of an iteration, 30 before
     train(env, algorithm, 512)

@@ -9,10 +9,11 @@ from torch.func import jvp, vmap
 
 from difftori_isaac.world_models.td import TdWorldModel
 from difftori_isaac.world_models.td_config import TdWorldModelConfig
-from difftori_isaac.world_models.td_networks import SimNorm, random_shift, symexp, symlog, two_hot
+from difftori_isaac.world_models.td_networks import ROOM, SimNorm, random_shift, symexp, symlog, two_hot
 
 NUM_ENVS, OBS_DIM, ACTION_DIM = 5, 6, 2
 SMALL = {"latent_dim": 8, "encoder_dims": (8,), "hidden_dims": (12,)}
+ACTIONS = torch.linspace(-1.0, 1.0, NUM_ENVS * ACTION_DIM).view(NUM_ENVS, ACTION_DIM)
 NORMALIZED = {"layer_norm": True, "latent_norm": "simnorm", "simnorm_dim": 4, "prior": "gaussian", "num_q": 3}
 
 
@@ -65,6 +66,21 @@ def test_a_far_target_pulls_no_harder_than_one_a_unit_away(head):
     gradients = torch.autograd.grad(losses.sum(), output)[0].norm(dim=1)
     assert gradients[0].allclose(gradients[3]) and (gradients[1:3] < gradients[0]).all()
     assert critic.loss(output + 0.1, targets).allclose(errors.square())
+
+
+@pytest.mark.parametrize("mean", [-30.0, 0.0, 30.0])
+@pytest.mark.parametrize("head", ["scalar", "residual"])
+def test_predictions_start_at_the_mean_reward_with_room_and_a_gradient(head, mean):
+    model, obs = build(value_head=head, reward_head=head)
+    model.set_rewards(torch.tensor(mean), torch.tensor(2.0))
+    assert model.reward_scale == 2.0
+    x = torch.randn(16, 10, requires_grad=True)
+    heads = [model.reward_head, *model.heads(), *model.heads(target=True)]
+    raw = [pair for critics in (model.raw_critics, model.target_raw_critics) for pair in critics.outputs(obs, ACTIONS)]
+    for critic, output in [*((critic, critic(x)) for critic in heads), *raw]:
+        assert (critic.normalized(output) - 0.5 * mean).abs().max() < 0.5
+        assert critic.maximum is None or critic.maximum == 0.5 * mean + ROOM
+    assert (torch.autograd.grad(model.reward_head.value(model.reward_head(x)).sum(), x)[0] != 0).all()
 
 
 def test_targets_move_towards_the_critics_by_tau():
