@@ -55,7 +55,7 @@ class ModelBased:
         self._raw_critic_parameters = list(self.world_model.raw_critics.parameters())
         everything = [*self._parameters("dynamics", "reward", "q", "prior"), *self._raw_critic_parameters]
         maxima = self.world_model.maxima()
-        rest = [p for p in everything if not any(p is maximum for maximum in maxima)]
+        rest = [parameter for parameter in everything if parameter not in set(maxima)]
         groups_and_scales = [(self._parts["encoder"], config.encoder_lr_scale), (rest, 1.0), (maxima, MAXIMUM_LR_SCALE)]
         self._lr_scales = [scale for _, scale in groups_and_scales]
         self.optimizer = torch.optim.Adam(

@@ -137,7 +137,8 @@ class Head(nn.Module):
         """Predict ``value``, in this head's unit, from a network that has learned nothing yet.
 
         Residuals start so that their maximum is ``ROOM`` above. Where it would start below what there is to predict,
-        residuals would first shrink to zero, where they have no gradient, and the encoder would learn nothing.
+        residuals would first shrink to zero, where they have no gradient, and the encoder would learn nothing. Bins,
+        whose range is logarithmic, stay as they are.
         """
         bias = cast("nn.Linear", self.net[-1]).bias
         if self.kind == "scalar":
