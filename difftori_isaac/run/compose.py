@@ -81,6 +81,8 @@ def parse(arguments: Iterable[str], schema: type) -> Overrides:
             if value not in options:
                 raise ConfigError(f"{key} is {value!r}; allowed: {', '.join(options)}")
             overrides.groups[key] = str(value)
+        elif schema is not TrainConfig and key in VARIANTS and isinstance(value, str):
+            raise ConfigError(f"{argument!r} is for scripts/train.py; here {key} is the checkpoint's: leave {key}= out")
         else:
             overrides.values[key] = value
     return overrides

@@ -167,6 +167,11 @@ def test_bad_input_is_one_line_that_names_the_value(argument: str):
     assert "\n" not in str(error.value)
 
 
+def test_a_learner_is_chosen_in_training_only():
+    with pytest.raises(ConfigError, match=r"learner=model_based' is for scripts/train.py; .* leave learner= out"):
+        make("task=A", "learner=model_based", schema=EvaluateConfig)
+
+
 def test_keys_of_other_scripts_are_unknown():
     with pytest.raises(ConfigError, match="unknown key 'max_iterations'"):
         make("task=A", "max_iterations=3", schema=EvaluateConfig)
