@@ -35,13 +35,14 @@ def model_losses(model: TdWorldModel, batch: Replayed, config: ModelBasedConfig,
     such as the penalty of a fall, which must not outweigh everything else that the encoder learns.
     """
     length = batch.actions.shape[1]
+    features = model.features(batch.obs[:, :-1])
     with torch.no_grad():
-        next_obs = batch.obs[:, 1:]
-        next_z = model.encode(next_obs)
+        next_features = torch.cat((features[:, 1:], model.features(batch.obs[:, -1:])), dim=1)
+        next_z = model.encode(next_features)
         next_a = model.sample_pi(next_z).action
         rewards = batch.rewards / model.reward_scale
         not_terminated = discount * (~batch.terminated).to(rewards.dtype)
-        next_values = model.target_raw_critics(next_obs, next_a)
+        next_values = model.target_raw_critics(next_features, next_a)
         target = lambda_returns(rewards, not_terminated, next_values, batch.valid, config.td_lambda)
         raw_target = target
         if config.bootstrap == "latent":
@@ -51,7 +52,7 @@ def model_losses(model: TdWorldModel, batch: Replayed, config: ModelBasedConfig,
         rho = config.rho ** torch.arange(length, dtype=rewards.dtype, device=rewards.device)
         weights = (rho * batch.valid * batch.weights[:, None]).T
         weights = weights / weights.sum().clamp(min=1.0)
-    zs = [model.encode(batch.obs[:, 0])]
+    zs = [model.encode(features[:, 0])]
     for k in range(length):
         zs.append(model.next(zs[-1], batch.actions[:, k]))
     predicted = torch.stack(zs[1:])
@@ -60,7 +61,7 @@ def model_losses(model: TdWorldModel, batch: Replayed, config: ModelBasedConfig,
     heads = model.heads()
     outputs = [head(x) for head in heads]
     value_losses = torch.stack([head.loss(out, target.T) for head, out in zip(heads, outputs, strict=True)])
-    raw_outputs = model.raw_critics.outputs(batch.obs[:, :-1], batch.actions)
+    raw_outputs = model.raw_critics.outputs(features, batch.actions)
     raw_losses = torch.stack([head.loss(out, raw_target) for head, out in raw_outputs])
     errors = {
         "consistency": (predicted - next_z.transpose(0, 1)).square().mean(dim=-1),
@@ -127,8 +128,9 @@ def plan_loss(policy: PlanPolicy, batch: Replayed, num_plans: int) -> torch.Tens
 
     DiffTORI, arXiv 2402.05421, section 3. Only plans that have converged pass a gradient on: before, it means nothing.
     """
-    model, obs = policy.world_model, batch.obs[:num_plans, 0]
-    solution = policy.plan(obs)
+    model = policy.world_model
+    features = model.features(batch.obs[:num_plans, 0])
+    solution = policy.plan(features)
     weights = solution.converged * (batch.weights * batch.valid[:, 0])[:num_plans]
-    values = model.raw_critics(obs, solution.action) / model.value_unit
+    values = model.raw_critics(features.detach(), solution.action) / model.value_unit
     return -(weights * values).sum() / num_plans

@@ -50,8 +50,8 @@ class PlanPolicy(nn.Module):
         with torch.no_grad():
             self.layers[-1](world_model, z0 := torch.zeros(1, world_model.config.latent_dim), self._prior_plan(z0))
 
-    def plan(self, obs: TensorDict) -> TrajOptSolution:
-        """Plans for observation groups, batch size (num_envs,); counted in ``statistics``."""
+    def plan(self, obs: TensorDict | torch.Tensor) -> TrajOptSolution:
+        """Plans for observation groups, batch size (num_envs,), or their features; counted in ``statistics``."""
         z0 = self.world_model.encode(obs)
         solution = self.layers[self.horizon - 1](self.world_model, z0, self._prior_plan(z0))
         self.statistics.add(solution)

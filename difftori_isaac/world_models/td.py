@@ -72,7 +72,7 @@ class TdWorldModel(nn.Module):
         self.prior = network(
             latent_dim, config.hidden_dims, action_dim * (2 if config.prior == "gaussian" else 1), config
         )
-        self.raw_critics = RawCritics(obs, groups, action_dim, config, return_unit=return_unit)
+        self.raw_critics = RawCritics(self.features.out_dim + action_dim, config, return_unit=return_unit)
         self.target_critics = deepcopy(self.critics).requires_grad_(False)
         self.target_raw_critics = deepcopy(self.raw_critics).requires_grad_(False)
         self.register_buffer("reward_scale", torch.ones(()))
@@ -255,15 +255,14 @@ class TdWorldModel(nn.Module):
 
 
 class RawCritics(nn.Module):
-    """Twin critics Q_s on observations instead of latent states, which judge plans without trusting the model."""
+    """Twin critics Q_s on observations instead of latent states, which judge plans without trusting the model.
 
-    def __init__(
-        self, obs: TensorDict, groups: list[str], action_dim: int, config: TdWorldModelConfig, *, return_unit: float
-    ) -> None:
-        """Build the networks; the arguments are those of :class:`TdWorldModel`."""
+    Images they see through the features that the encoder sees them through too, as in DrQ (arXiv 2004.13649).
+    """
+
+    def __init__(self, in_dim: int, config: TdWorldModelConfig, *, return_unit: float) -> None:
+        """Build the networks for features and actions of width ``in_dim`` together."""
         super().__init__()
-        self.features = Features(obs, groups, config)
-        in_dim = self.features.out_dim + action_dim
         self.heads = nn.ModuleList(Head(in_dim, config.value_head, config, unit=return_unit) for _ in range(2))
 
     @property
@@ -271,14 +270,14 @@ class RawCritics(nn.Module):
         """The two critics."""
         return cast("list[Head]", list(self.heads))
 
-    def outputs(self, obs: TensorDict, a: torch.Tensor) -> list[tuple[Head, torch.Tensor]]:
+    def outputs(self, features: torch.Tensor, a: torch.Tensor) -> list[tuple[Head, torch.Tensor]]:
         """Both heads and what they give, shape (*batch, out_dim)."""
-        x = torch.cat((self.features(obs), a), dim=-1)
+        x = torch.cat((features, a), dim=-1)
         return [(head, head(x)) for head in self.twins]
 
-    def forward(self, obs: TensorDict, a: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         """The smaller value, shape (*batch,)."""
-        first, second = (head.value(output) for head, output in self.outputs(obs, a))
+        first, second = (head.value(output) for head, output in self.outputs(features, a))
         return torch.minimum(first, second)
 
 

@@ -1,11 +1,62 @@
-"""Targets of the temporal-difference losses."""
+"""Targets of the temporal-difference losses, and what images teach through them."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from tensordict import TensorDict
 
-from difftori_isaac.learners.td_losses import lambda_returns
+from difftori_isaac.learners.model_based_config import ModelBasedConfig
+from difftori_isaac.learners.replay import Replayed
+from difftori_isaac.learners.td_losses import lambda_returns, model_losses, plan_loss
+from difftori_isaac.policies.plan_policy import PlanPolicy
+from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.world_models.td import TdWorldModel
+from difftori_isaac.world_models.td_config import TdWorldModelConfig
+
+BATCH, LENGTH, ACTION_DIM = 4, 3, 2
+
+
+@pytest.fixture
+def seen():
+    """A model that sees images only, and a batch of them."""
+    torch.manual_seed(0)
+    config = TdWorldModelConfig(latent_dim=8, encoder_dims=(16,), hidden_dims=(16,), pixel_channels=4, pixel_dim=6)
+    images = torch.randint(0, 256, (BATCH, LENGTH + 1, 3, 64, 64), dtype=torch.uint8)
+    obs = TensorDict({"pixels": images}, [BATCH, LENGTH + 1])
+    model = TdWorldModel(obs[:, 0], ["pixels"], ACTION_DIM, config, return_unit=20.0)
+    batch = Replayed(
+        obs=obs,
+        actions=2.0 * torch.rand(BATCH, LENGTH, ACTION_DIM) - 1.0,
+        rewards=torch.randn(BATCH, LENGTH),
+        terminated=torch.zeros(BATCH, LENGTH, dtype=torch.bool),
+        valid=torch.ones(BATCH, LENGTH),
+        weights=torch.ones(BATCH),
+        index=(torch.arange(BATCH), torch.zeros(BATCH, dtype=torch.long)),
+    )
+    return model, batch
+
+
+def gradients(loss, model):
+    return torch.autograd.grad(loss, list(model.features.parameters()), allow_unused=True)
+
+
+def test_critics_on_observations_train_the_features_with_every_image(seen):
+    model, batch = seen
+    for step in range(LENGTH):
+        batch.valid.zero_()[:, step] = 1.0
+        loss = model_losses(model, batch, ModelBasedConfig(horizon=LENGTH), 0.99).losses["raw_value"]
+        assert all((g != 0).any() for g in gradients(loss, model)), step
+
+
+def test_a_plan_loss_reaches_the_features_through_the_plan_alone(seen):
+    model, batch = seen
+    trajopt = TrajOptConfig(horizon=2, prior_weight=3.0, iterations=30, tolerance=1e-4)
+    policy = PlanPolicy(model, trajopt, scale=1.0, act_with="plan")
+    assert any((g != 0).any() for g in gradients(plan_loss(policy, batch, BATCH), model))
+    for critic in model.raw_critics.twins:
+        critic.net[0].weight.data[:, -ACTION_DIM:] = 0.0  # an action changes nothing, so that no plan is better
+    assert all(g is None or (g == 0).all() for g in gradients(plan_loss(policy, batch, BATCH), model))
 
 
 @pytest.mark.parametrize("td_lambda", [0.0, 0.7, 1.0])

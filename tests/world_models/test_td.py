@@ -76,7 +76,9 @@ def test_predictions_start_at_the_mean_reward_with_room_and_a_gradient(head, mea
     assert model.reward_scale == 2.0
     x = torch.randn(16, 10, requires_grad=True)
     heads = [model.reward_head, *model.heads(), *model.heads(target=True)]
-    raw = [pair for critics in (model.raw_critics, model.target_raw_critics) for pair in critics.outputs(obs, ACTIONS)]
+    features = model.features(obs)
+    raw_critics = (model.raw_critics, model.target_raw_critics)
+    raw = [pair for critics in raw_critics for pair in critics.outputs(features, ACTIONS)]
     for critic, output in [*((critic, critic(x)) for critic in heads), *raw]:
         assert (critic.normalized(output) - 0.5 * mean).abs().max() < 0.5
         assert critic.maximum is None or critic.maximum == 0.5 * mean + ROOM
