@@ -64,7 +64,6 @@ class ModelBased:
         self._actions = torch.zeros(replay.num_envs, self.world_model.action_dim, device=self.device)
         self._noise = torch.zeros_like(self._actions)
         self._new_episodes = True
-        self._rewards = torch.zeros(3, device=self.device)
         self._sums: dict[str, tuple[torch.Tensor, int]] = {}
         self._follow_schedules()
 
@@ -115,9 +114,6 @@ class ModelBased:
             final_obs=None if final_obs is None else self._select(final_obs),
             skip=skip,
         )
-        if self.env_steps < self.seed_steps:
-            kept = rewards.to(self.device) * ~skip
-            self._rewards += torch.stack((kept.square().sum(), kept.sum(), (~skip).sum()))
         self.env_steps += len(rewards)
         self.updates_due += self.config.update_to_data * len(rewards)
         self._follow_schedules()
@@ -163,7 +159,6 @@ class ModelBased:
             "env_steps": self.env_steps,
             "num_updates": self.num_updates,
             "updates_due": self.updates_due,
-            "rewards": self._rewards,
         }
         return state | ({"replay": self.replay.state_dict()} if self.config.save_replay else {})
 
@@ -174,7 +169,6 @@ class ModelBased:
             self.optimizer.load_state_dict(loaded_dict["optimizer_state_dict"])
         self.env_steps, self.num_updates = loaded_dict["env_steps"], loaded_dict["num_updates"]
         self.updates_due = loaded_dict["updates_due"]
-        self._rewards.copy_(loaded_dict["rewards"])
         if "replay" in loaded_dict:
             self.replay.load_state_dict(loaded_dict["replay"])
         self._new_episodes = True
@@ -200,11 +194,10 @@ class ModelBased:
         self.policy.horizon = self.config.planning_horizon(self.env_steps, len(self.policy.layers))
 
     def _set_rewards(self) -> None:
-        """Tell the model the mean of the rewards of the seed steps, and their standard deviation or the given scale."""
-        squares, total, count = self._rewards.double()
-        count = count.clamp(min=1.0)
-        mean = total / count
-        std = (squares / count - mean.square()).clamp(min=0.0).sqrt()
+        """Tell the model the mean of the rewards so far, and their standard deviation or the given scale."""
+        rewards = self.replay.rewards().double()
+        mean = rewards.mean().nan_to_num(0.0)  # of no rewards if none was finite
+        std = (rewards - mean).square().mean().sqrt()
         scale = torch.where(std > 1e-6, std, 1.0)
         if self.config.reward_scale is not None:
             scale = torch.full_like(scale, self.config.reward_scale)

@@ -45,7 +45,7 @@ class ModelBasedConfig:
     """λ of the values' targets along a sub-sequence: 0 looks one step ahead, 1 to its end, ``horizon`` steps."""
     bootstrap: Literal["observation", "latent"] = "observation"
     """Critics that the targets of those on latent states bootstrap from: the ones on observations, which do not move
-    with the encoder, or, as in TD-MPC, their own slow copies."""
+    with latent states, or, as in TD-MPC, their own slow copies."""
     reward_scale: float | None = None
     """Reward that counts as 1; null is the standard deviation of the rewards of the seed steps."""
     learning_rate: float = 1e-3

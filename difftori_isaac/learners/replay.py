@@ -110,6 +110,10 @@ class ReplayBuffer:
         """Memory of the rows [byte]."""
         return sum(value.numel() * value.element_size() for value in self.rows.values())
 
+    def rewards(self) -> torch.Tensor:
+        """Rewards of all steps held, in no order, shape (num_steps,)."""
+        return self.rows["reward"][self.rows["step"]].to(self.device)
+
     def add(
         self,
         actions: torch.Tensor,

@@ -268,9 +268,38 @@ def test_a_rare_large_reward_does_not_rule_what_the_model_learns():
     assert norms[0] > 0 and norms[1].allclose(norms[0])
 
 
+@pytest.mark.parametrize("asked", [None, 3.0])
+def test_the_unit_of_rewards_is_their_deviation_or_what_is_asked_for(asked):
+    env, algorithm = build(4, **CHEAP | {"reward_scale": asked})
+    step, rewards = env.step, []
+
+    def rewarded(actions):
+        obs, _, dones, extras = step(actions)
+        rewards.append(torch.rand(4))
+        return obs, rewards[-1], dones, extras
+
+    env.step = rewarded
+    train(env, algorithm, 128)
+    expected = torch.cat(rewards).std(correction=0).item() if asked is None else asked
+    assert algorithm.world_model.reward_scale.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_a_finite_seed_step_rewards_stay_as_they_are():
+    env, algorithm = build(4, **CHEAP)
+    step = env.step
+
+    def failed(actions):
+        *answer, extras = step(actions)
+        return *answer, extras | {"nonfinite": torch.ones(4, dtype=torch.bool)}
+
+    env.step = failed
+    train(env, algorithm, 128)
+    assert algorithm.world_model.reward_scale == 1.0
+
+
 def test_predictions_start_at_the_mean_reward_and_follow_it_fast():
     env, algorithm = build(4, **CHEAP | {"update_to_data": 0.25})
-    step, offset = env.step, 20.0
+    step, offset = env.step, 60.0
 
     def shifted(actions):
         obs, rewards, dones, extras = step(actions)
@@ -283,7 +312,7 @@ def test_predictions_start_at_the_mean_reward_and_follow_it_fast():
     mean = batch.rewards.mean() / model.reward_scale
     assert mean > 4.0 and (model.reward_head.value(model.reward_head(x)).mean() - mean).abs() < 1.0
     starts, before = [maximum.item() for maximum in model.maxima()], algorithm.num_updates
-    offset = 200.0
+    offset = 600.0
     train(env, algorithm, 640)
     assert algorithm.num_updates - before == 128
     assert all(maximum.item() - start > 0.5 for maximum, start in zip(model.maxima(), starts, strict=True))
