@@ -13,7 +13,7 @@ from difftori_isaac.run import build, locate
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.checkpoint import Checkpoint
 from difftori_isaac.run.compose import Overrides, compose
-from difftori_isaac.run.config import RolloutConfig, shared_keys
+from difftori_isaac.run.config import VARIANTS, RolloutConfig, shared_keys
 from difftori_isaac.run.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def configure[C: RolloutConfig](schema: type[C], overrides: Overrides) -> tuple[
         if overrides.get("checkpoint") is not None:
             raise ConfigError(f"policy={policy} has no checkpoint; leave checkpoint= out")
         return _resolved(compose(schema, overrides)), None
-    compose(schema, overrides, {"task": "any"})  # bad values are refused before anything is looked for
+    _refuse_bad_values(schema, overrides)
     task = overrides.get("task")
     task = None if task is None else build.resolve_task_name(task)
     path = locate.find_checkpoint(
@@ -69,6 +69,12 @@ def configure[C: RolloutConfig](schema: type[C], overrides: Overrides) -> tuple[
         if asked is not None and asked != saved[key]:
             raise ConfigError(f"{key} is {asked}, but {path} was trained with {saved[key]}; leave {key}= out")
     return _resolved(compose(schema, overrides, saved)), Origin(checkpoint, path)
+
+
+def _refuse_bad_values(schema: type[RolloutConfig], overrides: Overrides) -> None:
+    """Refuse bad values before anything is looked for, but for sections whose form the checkpoint tells."""
+    values = {key: value for key, value in overrides.values.items() if key.partition(".")[0] not in VARIANTS}
+    compose(schema, replace(overrides, values=values), {"task": "any"})
 
 
 def _resolved[C: RolloutConfig](config: C) -> C:

@@ -36,6 +36,22 @@ def test_train_resume_and_evaluate(in_tmp_path: Path):
     assert 0 < result["return"]["mean"] <= 20 and result["return"]["std"] > 0
 
 
+def test_a_plan_is_evaluated_beside_its_prior(in_tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Settings of the checkpoint's own learner, which is not the first, are known."""
+    model_based = ("task=cartpole-swingup", "learner=model_based", "num_envs=3", "learner.seed_steps=12")
+    rest = ("env.num_workers=1", "env.episode_steps=20", "device=cpu", "logger=none", "max_iterations=1")
+    assert train([*model_based, *rest, "run_dir=run"]) == 0
+    asked = ("run_dir=run", "num_episodes=3", "device=cpu", "output=eval.json")
+    returns = []
+    for act_with in ("plan", "prior"):
+        assert evaluate([*asked, f"learner.act_with={act_with}"]) == 0
+        returns.append(json.loads(Path("eval.json").read_text())["return"]["mean"])
+    assert returns[0] != returns[1]
+    capsys.readouterr()
+    assert evaluate([*asked, "learner.gamma=0.9"]) == 2
+    assert "learner.gamma is no setting of this learner, 'model_based'" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_best_checkpoint_does_not_need_an_episode_that_ends_as_it_is_saved(in_tmp_path: Path):
     short = ("num_envs=4", "learner.num_steps_per_env=1", "learner.num_mini_batches=1", "learner.num_learning_epochs=1")
