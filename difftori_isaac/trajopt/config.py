@@ -41,8 +41,11 @@ class MppiConfig:
     """Sampled plans per iteration and environment."""
     num_elites: int = 64
     """Best samples that the Gaussian is refitted to."""
-    temperature: float = 2.0
-    """Temperature λ of the weights ``exp((min C − C) / λ)`` of the elites; what TD-MPC calls so is 1/λ."""
+    temperature: float = 0.05
+    """Temperature λ of the weights ``exp((min C − C) / λ)`` of the elites; what TD-MPC calls so is 1/λ.
+
+    Its 2 is for returns as they are; here costs are in units of the spread of values, where 2 tells no plan apart.
+    """
     std_min: float = 0.05
     """Smallest standard deviation of the samples, in the units of the action."""
     std_max: float = 1.0

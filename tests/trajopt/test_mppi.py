@@ -57,6 +57,15 @@ def test_plans_are_a_function_of_the_problem_within_bounds(
     torch.testing.assert_close(again.actions, solution.actions[order], rtol=0, atol=1e-9)
 
 
+def test_default_settings_find_small_gains(make_problem):
+    """Costs of a model in units of the spread of values differ by hundredths."""
+    problem = make_problem(num_envs=32, horizon=3, action_dim=6, scale=0.5)
+    first = TrajOptProblem(*problem, 1.0, 0.99).cost(problem[2]).mean()
+    best = TrajOptLayer(TrajOptConfig(iterations=40, tolerance=1e-9))(*problem).cost.mean()
+    assert 0.001 < first - best < 0.01
+    assert first - make_layer(iterations=3)(*problem).cost.mean() > 0.7 * (first - best)
+
+
 def test_another_seed_is_another_plan(make_problem):
     problem = make_problem()
     first, same, other = (make_layer({"seed": seed})(*problem).actions for seed in (0, 0, 1))
