@@ -43,8 +43,8 @@ class PlotConfig:
     """Whether the horizontal axis is logarithmic: learners that need different numbers of steps, in one picture."""
     y: str = "mean_return"
     """Column of the file along the vertical axis."""
-    label: str = "policy"
-    """Key of config.yaml whose value tells variants apart, such as policy or trajopt.solver."""
+    label: str | tuple[str, ...] = "policy"
+    """Key of config.yaml whose value tells variants apart, such as policy or trajopt.solver, or a list of keys."""
     title: str | None = None
     """Title; null is the task."""
 
@@ -63,7 +63,7 @@ def plot(overrides: Overrides) -> None:
     for run_dir in run_dirs:
         settings = yaml.safe_load((run_dir / "config.yaml").read_text())
         tasks[settings["task"]] = None
-        groups[look_up(settings, config.label, run_dir)].append(read_curve(run_dir / config.file, config.x, config.y))
+        groups[variant(settings, config.label, run_dir)].append(read_curve(run_dir / config.file, config.x, config.y))
     _draw(config, groups, config.title or ", ".join(tasks))
     print(f"{len(run_dirs)} runs of {', '.join(groups)} written to {config.output}")
 
@@ -82,7 +82,18 @@ def find_runs(runs: str | Sequence[str], file: str = "metrics.csv") -> list[Path
     return run_dirs
 
 
-def look_up(settings: Mapping[str, Any], key: str, run_dir: Path) -> str:
+def variant(settings: Mapping[str, Any], label: str | Sequence[str], run_dir: Path) -> str:
+    """What tells a run from others: the value of a dotted key of its configuration, or names and values of several.
+
+    Raises:
+        ConfigError: If there is no such key.
+    """
+    if isinstance(label, str):
+        return _look_up(settings, label, run_dir)
+    return " ".join(f"{key.rpartition('.')[2]}={_look_up(settings, key, run_dir)}" for key in label)
+
+
+def _look_up(settings: Mapping[str, Any], key: str, run_dir: Path) -> str:
     """The value of a dotted key of a run's configuration, as text.
 
     Raises:

@@ -21,7 +21,7 @@ from difftori_isaac.run.compose import Overrides, compose, compose_values, group
 from difftori_isaac.run.config import PYDANTIC, TrainConfig, leaf_keys
 from difftori_isaac.run.errors import ConfigError
 from difftori_isaac.run.panels import COLOURS, Line, Panel, arrange, draw
-from difftori_isaac.run.plot import find_runs, look_up
+from difftori_isaac.run.plot import find_runs, variant
 from difftori_isaac.run.progress import number
 from difftori_isaac.run.record import write_atomic
 from difftori_isaac.run.results import Results, duration, flat
@@ -49,8 +49,8 @@ class ReportConfig:
     """File of the page; null is report.html in the run directory, or here for a comparison."""
     x: str = "env_steps"
     """Column of metrics.csv along the horizontal axes."""
-    label: str = "policy"
-    """Key of config.yaml whose value tells variants apart in a comparison, such as policy or trajopt.solver."""
+    label: str | tuple[str, ...] = "policy"
+    """Key of config.yaml whose value tells variants apart in a comparison, such as policy, or a list of keys."""
 
 
 def report(overrides: Overrides) -> None:
@@ -115,11 +115,11 @@ def run_page(run: Results, path: Path, *, x: str) -> str:
     )
 
 
-def comparison_page(runs: Sequence[Results], path: Path, *, label: str, x: str) -> str:
+def comparison_page(runs: Sequence[Results], path: Path, *, label: str | tuple[str, ...], x: str) -> str:
     """The page of several runs, to lie at ``path``: those with the same value of ``label`` become a mean."""
     groups: dict[str, list[Results]] = defaultdict(list)
     for run in runs:
-        groups[look_up(run.config, label, run.run_dir)].append(run)
+        groups[variant(run.config, label, run.run_dir)].append(run)
     groups = dict(sorted(groups.items()))
     colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(groups)}
 
@@ -131,7 +131,7 @@ def comparison_page(runs: Sequence[Results], path: Path, *, label: str, x: str) 
     return _render(
         "comparison.html",
         runs=runs,
-        label=label,
+        label=label if isinstance(label, str) else ", ".join(label),
         groups=groups,
         colours=colours,
         links={run: _relative(run.run_dir / NAME, path) for run in runs if (run.run_dir / NAME).is_file()},

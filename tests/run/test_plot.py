@@ -49,6 +49,8 @@ def test_picture(runs: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.
     assert picture.read_bytes() != inside
     assert main([f"runs=[{runs}/mlp/0,{runs}/trajopt/2]", f"output={picture}"]) == 0
     assert "2 runs of mlp, trajopt" in capsys.readouterr().out
+    assert main([f"runs={runs}/*/*", f"output={picture}", "label=[policy,trajopt.solver]"]) == 0
+    assert "runs of policy=mlp solver=theseus, policy=trajopt solver=theseus written" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,7 @@ def test_picture(runs: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.
     [
         (["y=succes"], "has no column 'succes'; allowed: iteration, env_steps, mean_return"),
         (["label=solver"], "label is solver, which"),
+        (["label=[policy,solver]"], "label is solver, which"),
         (["file=eval.csv"], "no directory has the file eval.csv"),
         (["output=/dev/null/x.png"], "cannot write /dev/null/x.png"),
     ],
