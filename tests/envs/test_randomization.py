@@ -110,7 +110,8 @@ def test_an_actor_with_a_point_cloud_and_a_critic_with_the_state_are_trained(env
     assert (obs["policy"].shape, obs["point_cloud"].shape) == ((NUM_ENVS, 33), (NUM_ENVS, 64, 3))
     assert (algorithm.actor.obs_dim, algorithm.critic.obs_dim) == (33, 36)
     cube = obs["critic"][:, 18:21]
-    torch.testing.assert_close(obs["point_cloud"].mean(dim=1), cube, rtol=0, atol=0.003)
+    # 64 points drawn on a cube of 48 mm: their mean has a standard deviation of at most 2.3 mm
+    torch.testing.assert_close(obs["point_cloud"].mean(dim=1), cube, rtol=0, atol=0.01)
     assert (obs["point_cloud"] - cube[:, None]).abs().max() <= 0.024 * 3**0.5 + 1e-5
     with torch.inference_mode():
         for _ in range(algorithm.storage.num_transitions_per_env):
