@@ -44,7 +44,7 @@ class MppiConfig:
     temperature: float = 0.05
     """Temperature λ of the weights ``exp((min C − C) / λ)`` of the elites; what TD-MPC calls so is 1/λ.
 
-    Its 2 is for returns as they are; here costs are in units of the spread of values, where 2 tells no plan apart.
+    Its 2 is for returns as they are; here costs are in units of the spread of values, where 2 weighs elites alike.
     """
     std_min: float = 0.05
     """Smallest standard deviation of the samples, in the units of the action."""
