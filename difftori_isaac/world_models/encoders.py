@@ -29,9 +29,9 @@ class ImageEncoder(nn.Module):
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
             if min(height, width) < 1:
                 raise ValueError(
-                    f"images of {shape[1]} × {shape[2]} pixels are too small for encoders.image_kernels = "
-                    f"{config.image_kernels} with encoders.image_strides = {config.image_strides}; "
-                    "allowed: larger images, smaller kernels or strides"
+                    f"images of {shape[1]} × {shape[2]} pixels are too small for convolutions with kernels of "
+                    f"{config.image_kernels} and strides of {config.image_strides}; allowed: larger images, smaller "
+                    "kernels or strides"
                 )
         self.out_dim = config.image_channels[-1] * height * width
         self.cnn = CNN(

@@ -59,7 +59,11 @@ class TdWorldModelConfig:
     value_scale: Literal["percentile", "none"] = "percentile"
     """Unit of the planner's cost: the range from the 5th to the 95th percentile of Q (at least 1), or 1."""
     pixel_channels: int = 32
-    """Channels of the convolutions over the observation group ``pixels``."""
+    """Channels of the convolutions over images, such as the observation group ``pixels``."""
+    pixel_kernels: tuple[int, ...] = (7, 5, 3, 3)
+    """Widths of their kernels [pixels]."""
+    pixel_strides: tuple[int, ...] = (2, 2, 2, 2)
+    """Their strides [pixels]; large ones first are several times faster."""
     pixel_dim: int = 50
     """Features of an image, behind the convolutions and a layer normalisation."""
     pixel_shift: int = 4
@@ -74,9 +78,14 @@ class TdWorldModelConfig:
                 raise ValueError(f"world_model.{name} is {getattr(self, name)}; allowed: an integer of at least 2")
         if self.pixel_shift < 0:
             raise ValueError(f"world_model.pixel_shift is {self.pixel_shift}; allowed: an integer of at least 0")
-        for name in ("encoder_dims", "hidden_dims"):
+        for name in ("encoder_dims", "hidden_dims", "pixel_kernels", "pixel_strides"):
             if any(width < 1 for width in getattr(self, name)):
-                raise ValueError(f"world_model.{name} is {getattr(self, name)}; allowed: widths of at least 1")
+                raise ValueError(f"world_model.{name} is {getattr(self, name)}; allowed: integers of at least 1")
+        if not self.pixel_kernels or len(self.pixel_kernels) != len(self.pixel_strides):
+            raise ValueError(
+                f"world_model.pixel_kernels is {self.pixel_kernels} and world_model.pixel_strides is "
+                f"{self.pixel_strides}; allowed: as many of each, at least one"
+            )
         for name in ("reward_head", "value_head"):
             if getattr(self, name) not in get_args(HeadName):
                 allowed = ", ".join(get_args(HeadName))

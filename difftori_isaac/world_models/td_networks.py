@@ -58,8 +58,11 @@ class Features(nn.Module):
     def __init__(self, obs: TensorDict, groups: list[str], config: TdWorldModelConfig) -> None:
         """Size the encoders for ``obs``, batch size (num_envs,)."""
         super().__init__()
-        channels = (config.pixel_channels,) * 4
-        images = EncoderConfig(image_channels=channels, image_kernels=(7, 5, 3, 3), image_strides=(2,) * 4)
+        images = EncoderConfig(
+            image_channels=(config.pixel_channels,) * len(config.pixel_kernels),
+            image_kernels=config.pixel_kernels,
+            image_strides=config.pixel_strides,
+        )
         self.encoders = GroupEncoders(obs, groups, images)
         self.trunks = nn.ModuleDict()
         widths = [obs[name].shape[1] for name in self.encoders.flat]

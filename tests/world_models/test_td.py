@@ -170,12 +170,14 @@ def test_pixels_and_flat_groups_are_encoded_together_and_images_are_shifted():
     assert torch.equal(random_shift(ramp, 0), ramp)
 
 
-def test_images_of_a_small_thing_at_different_places_differ_from_the_start():
+@pytest.mark.parametrize(("kernels", "strides"), [((7, 5, 3, 3), (2, 2, 2, 2)), ((8, 4, 3), (4, 2, 2))])
+def test_images_of_a_small_thing_at_different_places_differ_from_the_start(kernels, strides):
     images = torch.full((16, 9, 84, 84), 120, dtype=torch.uint8)
     for place in range(16):
         images[place, :, 40:44, 5 * place : 5 * place + 4] = 255
-    model, _ = build(TensorDict({"pixels": images}, [16]), ("pixels",))
-    features = model.features(TensorDict({"pixels": images}, [16]))
+    obs = TensorDict({"pixels": images}, [16])
+    model, _ = build(obs, ("pixels",), pixel_kernels=kernels, pixel_strides=strides)
+    features = model.features(obs)
     assert features.shape == (16, 50)
     assert features.std(dim=0).mean() > 0.1 * features.std()
 
@@ -190,6 +192,8 @@ def test_images_of_a_small_thing_at_different_places_differ_from_the_start():
         ({"activation": "relu"}, "activation is 'relu'; allowed: swish"),
         ({"vmin": 3.0, "vmax": 1.0}, "vmin is 3.0 and world_model.vmax is 1.0"),
         ({"num_q": 1}, "num_q is 1; allowed: an integer of at least 2"),
+        ({"pixel_strides": (2, 0, 2, 2)}, r"pixel_strides is \(2, 0, 2, 2\); allowed: integers of at least 1"),
+        ({"pixel_kernels": (8, 4, 3)}, r"pixel_kernels is \(8, 4, 3\) and .*; allowed: as many of each"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
