@@ -25,17 +25,26 @@ def box_step(hessian: torch.Tensor, gradient: torch.Tensor, low: torch.Tensor, h
         high: At least 0, shape (num_envs, n).
     """
     with torch.no_grad():
-        at_low, at_high = (low == 0) & (gradient > 0), (high == 0) & (gradient < 0)
-        for _ in range(_MAX_PIVOTS):
-            step = _step_with_held(hessian, gradient, low, high, at_low, at_high)
-            slope = gradient + (hessian @ step[..., None])[..., 0]
-            free, held = ~(at_low | at_high), (at_low, at_high)
-            at_low = torch.where(free, step < low, at_low & (slope > 0))
-            at_high = torch.where(free, step > high, at_high & (slope < 0))
-            if readable(step) and torch.equal(at_low, held[0]) and torch.equal(at_high, held[1]):
-                break
-    step = _step_with_held(hessian, gradient, low, high, at_low, at_high)
+        at_low, at_high, step = _pivot(hessian, gradient, low, high)
+    if step is None or torch.is_grad_enabled():
+        step = _step_with_held(hessian, gradient, low, high, at_low, at_high)
     return torch.minimum(torch.maximum(step, low), high)
+
+
+def _pivot(
+    hessian: torch.Tensor, gradient: torch.Tensor, low: torch.Tensor, high: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Components to hold at each bound, and the step with these held if it is known."""
+    at_low, at_high = (low == 0) & (gradient > 0), (high == 0) & (gradient < 0)
+    for _ in range(_MAX_PIVOTS):
+        step = _step_with_held(hessian, gradient, low, high, at_low, at_high)
+        slope = gradient + (hessian @ step[..., None])[..., 0]
+        free, held = ~(at_low | at_high), (at_low, at_high)
+        at_low = torch.where(free, step < low, at_low & (slope > 0))
+        at_high = torch.where(free, step > high, at_high & (slope < 0))
+        if readable(step) and torch.equal(at_low, held[0]) and torch.equal(at_high, held[1]):
+            return at_low, at_high, step
+    return at_low, at_high, None
 
 
 def _step_with_held(

@@ -63,10 +63,12 @@ def _mask(hessian: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
 
 def _gradient_graph(problem: TrajOptProblem, actions: torch.Tensor) -> torch.Tensor:
     """A tensor that passes gradients on as the cost gradient at ``actions`` does; its value is not that gradient."""
+    model, weights = problem.model, None
     with torch.enable_grad():
-        if isinstance(problem.model, SecondOrderModel) and not isinstance(problem, ReturnProblem):
-            weights = problem.model.second_order_weights()
-            residual_gradient = _PullGradient.apply(problem.model, problem.discount, actions, problem.z0, *weights)
+        if isinstance(model, SecondOrderModel) and not isinstance(problem, ReturnProblem):
+            weights = model.second_order_weights()
+        if weights is not None:
+            residual_gradient = _PullGradient.apply(model, problem.discount, actions, problem.z0, *weights)
             return residual_gradient + problem.action_gradient(actions)
         variables = actions.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(problem.cost(variables).sum(), variables, create_graph=True)

@@ -67,39 +67,49 @@ def linearize(problem: TrajOptProblem, actions: torch.Tensor, hessian: torch.Ten
     )
 
 
-class _Stage(NamedTuple):
-    """A step of the trajectory: square root of its discount, derivatives of its residual and of the next state."""
+class _Trajectory(NamedTuple):
+    """Derivatives along a rollout of N environments."""
 
-    scale: float
+    steps: list[Derivatives]
+    """Of the next state, for each step."""
     phi: Derivatives
-    step: Derivatives
+    """Of the residuals of all steps at once, as of one batch of horizon * N environments, step by step."""
+    psi: Derivatives
+    """Of the terminal residual."""
+    scales: torch.Tensor
+    """Square roots of the discounts of each row of ``phi``, shape (horizon * N, 1)."""
+    terminal_scale: float
+    """Square root of the discount of the terminal residual."""
 
 
-def _simulate(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[list[_Stage], float, Derivatives]:
-    """All steps, and the scale and the derivatives of the terminal residual."""
-    model = _differentiated(problem.model)
-    z, scale, stages = problem.z0, 1.0, []
+def _simulate(problem: TrajOptProblem, actions: torch.Tensor) -> _Trajectory:
+    model, zs, steps = _differentiated(problem.model), [problem.z0], []
     for t in range(problem.horizon):
-        phi, step = model.stage_derivatives(z, actions[:, t]), model.next_derivatives(z, actions[:, t])
-        stages.append(_Stage(scale, phi, step))
-        z = step.value
-        scale *= problem.discount**0.5
-    return stages, scale, model.terminal_derivatives(z)
+        steps.append(model.next_derivatives(zs[-1], actions[:, t]))
+        zs.append(steps[-1].value)
+    times = torch.arange(problem.horizon, dtype=actions.dtype, device=actions.device)
+    return _Trajectory(
+        steps=steps,
+        phi=model.stage_derivatives(torch.cat(zs[:-1]), actions.transpose(0, 1).flatten(0, 1)),
+        psi=model.terminal_derivatives(zs[-1]),
+        scales=(problem.discount ** (0.5 * times)).repeat_interleave(len(actions))[:, None],
+        terminal_scale=problem.discount ** (0.5 * problem.horizon),
+    )
 
 
 def _adjoint(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Half the squared residuals (num_envs,) and their gradient (num_envs, horizon * action_dim), last step first."""
-    stages, scale, psi = _simulate(problem, actions)
-    cost = 0.5 * scale**2 * psi.value.square().sum(dim=1)
-    (z_row,) = psi.pull((scale**2 * psi.value)[None])
+    num_envs, (steps, phi, psi, scales, terminal_scale) = len(actions), _simulate(problem, actions)
+    terminal_row, rows = terminal_scale**2 * psi.value, scales.square() * phi.value
+    cost = (rows * phi.value).sum(dim=1).view(-1, num_envs).sum(dim=0) + (terminal_row * psi.value).sum(dim=1)
+    phi_z_rows, phi_a_rows = (pulled.split(num_envs, dim=1) for pulled in phi.pull(rows[None]))
+    (z_row,) = psi.pull(terminal_row[None])
     columns = []
-    for scale, phi, step in reversed(stages):
-        cost = cost + 0.5 * scale**2 * phi.value.square().sum(dim=1)
-        phi_z_row, phi_a_row = phi.pull((scale**2 * phi.value)[None])
+    for step, phi_z_row, phi_a_row in zip(steps[::-1], phi_z_rows[::-1], phi_a_rows[::-1], strict=True):
         next_z_row, next_a_row = step.pull(z_row)
         columns.append(next_a_row + phi_a_row)
         z_row = next_z_row + phi_z_row
-    return cost, torch.cat(columns[::-1], dim=2)[0]
+    return 0.5 * cost, torch.cat(columns[::-1], dim=2)[0]
 
 
 def _reverse(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,26 +119,23 @@ def _reverse(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
     number of residuals behind it. Through the first steps, the tangents of the few actions before are pushed instead,
     and rows and tangents are multiplied where they meet.
     """
-    horizon, dim = actions.shape[1:]
-    stages, scale, psi = _simulate(problem, actions)
-    residual = torch.cat((*(stage.scale * stage.phi.value for stage in stages), scale * psi.value), dim=1)
-    k = stages[0].phi.value.shape[1]
+    num_envs, horizon, dim = actions.shape
+    steps, phi, psi, scales, terminal_scale = _simulate(problem, actions)
+    k = phi.value.shape[1]
+    residual = torch.cat((*(scales * phi.value).split(num_envs), terminal_scale * psi.value), dim=1)
+    phi_z_rows, phi_a_rows = (pulled.split(num_envs, dim=1) for pulled in phi.pull(scales * _identity(phi.value)))
     jacobian = actions.new_zeros(*residual.shape, horizon * dim)
     meeting = _meeting_step(horizon, dim, k, psi.value.shape[1])
-    (z_rows,) = psi.pull(_identity(psi.value, scale))
+    (z_rows,) = psi.pull(terminal_scale * _identity(psi.value))
     for t in reversed(range(meeting, horizon)):
-        scale, phi, step = stages[t]
-        z_rows, a_rows = step.pull(z_rows)
-        phi_z_rows, phi_a_rows = phi.pull(_identity(phi.value, scale))
-        jacobian[:, t * k :, t * dim : (t + 1) * dim] = torch.cat((phi_a_rows, a_rows)).transpose(0, 1)
-        z_rows = torch.cat((phi_z_rows, z_rows))
+        z_rows, a_rows = steps[t].pull(z_rows)
+        jacobian[:, t * k :, t * dim : (t + 1) * dim] = torch.cat((phi_a_rows[t], a_rows)).transpose(0, 1)
+        z_rows = torch.cat((phi_z_rows[t], z_rows))
     z_tangents = actions.new_zeros(0, *problem.z0.shape)
     for t in range(meeting):
-        scale, phi, step = stages[t]
-        phi_z_rows, phi_a_rows = phi.pull(_identity(phi.value, scale))
-        products = torch.cat((_products(phi_z_rows, z_tangents), phi_a_rows.transpose(0, 1)), dim=2)
+        products = torch.cat((_products(phi_z_rows[t], z_tangents), phi_a_rows[t].transpose(0, 1)), dim=2)
         jacobian[:, t * k : (t + 1) * k, : (t + 1) * dim] = products
-        z_tangents = step.push(*_with_own(z_tangents, actions[:, t]))
+        z_tangents = steps[t].push(*_with_own(z_tangents, actions[:, t]))
     jacobian[:, meeting * k :, : meeting * dim] = _products(z_rows, z_tangents)
     return residual, jacobian
 
@@ -152,7 +159,7 @@ def _with_own(z_tangents: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, 
     """Tangents of a state and of the action ``a`` there, of all earlier actions and of its own."""
     return (
         torch.cat((z_tangents, z_tangents.new_zeros(a.shape[1], *z_tangents.shape[1:]))),
-        torch.cat((a.new_zeros(len(z_tangents), *a.shape), _identity(a, 1.0))),
+        torch.cat((a.new_zeros(len(z_tangents), *a.shape), _identity(a))),
     )
 
 
@@ -210,7 +217,7 @@ def _automatic(function: Callable[..., torch.Tensor], *primals: torch.Tensor) ->
     )
 
 
-def _identity(output: torch.Tensor, scale: float) -> torch.Tensor:
-    """One scaled unit row for each of the k components of ``output`` (num_envs, k), shape (k, num_envs, k)."""
+def _identity(output: torch.Tensor) -> torch.Tensor:
+    """One unit row for each of the k components of ``output`` (num_envs, k), shape (k, num_envs, k)."""
     k = output.shape[1]
-    return scale * torch.eye(k, dtype=output.dtype, device=output.device)[:, None].expand(k, output.shape[0], k)
+    return torch.eye(k, dtype=output.dtype, device=output.device)[:, None].expand(k, output.shape[0], k)

@@ -9,7 +9,7 @@ from difftori_isaac.trajopt.problem import Derivatives
 from difftori_isaac.world_models.activations import activation_layer
 from difftori_isaac.world_models.config import WorldModelConfig
 from difftori_isaac.world_models.mlp import LinearizedMLP, mlp
-from difftori_isaac.world_models.second_order import pull_gradient
+from difftori_isaac.world_models.second_order import SecondOrderMLP, pull_gradient
 
 
 class LatentWorldModel(nn.Module):
@@ -127,8 +127,10 @@ class LatentWorldModel(nn.Module):
         direction: torch.Tensor,
         discount: float,
     ) -> tuple[torch.Tensor, ...]:
-        """See :func:`~difftori_isaac.world_models.second_order.pull_gradient`."""
-        return pull_gradient(self._planned, weights, z0, actions, direction, discount)
+        """See :class:`~difftori_isaac.trajopt.problem.SecondOrderModel`."""
+        dynamics, phi, psi = networks = SecondOrderMLP.of_all(self._planned, weights)
+        z0_grad = pull_gradient(dynamics, phi, psi, z0, actions, direction, discount)
+        return z0_grad, *(grad for network in networks for grad in network.grads)
 
     @property
     def _planned(self) -> tuple[nn.Sequential, nn.Sequential, nn.Sequential]:

@@ -12,8 +12,10 @@ from torch.func import jvp, vjp, vmap
 
 from difftori_isaac.trajopt.problem import Derivatives
 from difftori_isaac.world_models.mlp import LinearizedMLP
+from difftori_isaac.world_models.second_order import SecondOrderMLP, pull_gradient
 from difftori_isaac.world_models.td_config import TdWorldModelConfig
 from difftori_isaac.world_models.td_networks import PIXELS, Features, Head, SimNorm, network, random_shift
+from difftori_isaac.world_models.td_second_order import SecondOrderReward, SecondOrderValue
 
 SATURATION = 2.0
 """Size of an activation from which on its tanh, 0.96, has hardly a slope left to learn by."""
@@ -234,6 +236,31 @@ class TdWorldModel(nn.Module):
             return (z_rows + prior.pull(nn.functional.pad(slope * a_rows, (0, num_unused)))[0],)
 
         return Derivatives(value, push, pull)
+
+    def second_order_weights(self) -> tuple[torch.Tensor, ...] | None:
+        """Parameters of what is planned with, unless it has normalisations."""
+        if self.normalized or self.config.layer_norm:
+            return None
+        return tuple(weight for network in self._planned for weight in network.parameters())
+
+    def pull_gradient(
+        self,
+        weights: tuple[torch.Tensor, ...],
+        z0: torch.Tensor,
+        actions: torch.Tensor,
+        direction: torch.Tensor,
+        discount: float,
+    ) -> tuple[torch.Tensor, ...]:
+        """See :class:`~difftori_isaac.trajopt.problem.SecondOrderModel`."""
+        dynamics, reward, prior, *critics = networks = SecondOrderMLP.of_all(self._planned, weights)
+        phi = SecondOrderReward(reward, self.value_unit.rsqrt())
+        psi = SecondOrderValue(prior, (critics[0], critics[1]), self.action_dim, self._smaller)
+        z0_grad = pull_gradient(dynamics, phi, psi, z0, actions, direction, discount)
+        return z0_grad, *(grad for network in networks for grad in network.grads)
+
+    @property
+    def _planned(self) -> list[nn.Sequential]:
+        return [self.dynamics, self.reward_head.net, self.prior, *(head.net for head in self.heads()[:2])]
 
     def heads(self, *, target: bool = False) -> list[Head]:
         """The critics, or their slow copies."""

@@ -1,5 +1,7 @@
 """The temporal-difference world model: heads, normalisations, targets, and what the planner sees of it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +9,9 @@ from hypothesis import strategies as st
 from tensordict import TensorDict
 from torch.func import jvp, vmap
 
+from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.trajopt.layer import TrajOptLayer
+from difftori_isaac.trajopt.problem import SecondOrderModel
 from difftori_isaac.world_models.td import TdWorldModel
 from difftori_isaac.world_models.td_config import TdWorldModelConfig
 from difftori_isaac.world_models.td_networks import ROOM, SimNorm, random_shift, symexp, symlog, two_hot
@@ -136,6 +141,42 @@ def test_derivatives_are_those_of_automatic_differentiation(name, settings):
     pulled = derivatives.pull(cotangents.clone())
     inner = sum((rows * tangent).sum() for rows, tangent in zip(pulled, tangents, strict=True))
     assert inner.allclose((cotangents * expected).sum())
+
+
+@pytest.mark.parametrize("prior", ["deterministic", "gaussian"])
+def test_implicit_gradient_is_that_of_automatic_differentiation(prior):
+    model, _ = build(prior=prior, hidden_dims=(9, 7), head_scale=3.0)
+    model.double().value_unit.fill_(3.0)
+    plain = SimpleNamespace(
+        next=model.next, stage_residual=model.stage_residual, terminal_residual=model.terminal_residual
+    )
+    for head, maximum in zip(model.heads(), (1.0, 1.05), strict=True):
+        head.maximum.data.fill_(maximum)
+    z0 = torch.randn(NUM_ENVS, 8, dtype=torch.float64, requires_grad=True)
+    plan = torch.rand(NUM_ENVS, 3, ACTION_DIM, dtype=torch.float64, requires_grad=True)
+    layer = TrajOptLayer(TrajOptConfig(horizon=3, iterations=5, action_low=-1.0, action_high=0.6))
+    upstream = torch.randn_like(plan)
+    weights = model.second_order_weights()
+    assert weights is not None and isinstance(model, SecondOrderModel) and not isinstance(plain, SecondOrderModel)
+    z = z0
+    for a in layer(model, z0, plan).actions.unbind(dim=1):
+        z = model.next(z, a)
+    assert model.q(z, model.pi(z)).argmin(dim=0).unique().numel() == 2, "each critic is the smaller one somewhere"
+    gradients = [
+        torch.autograd.grad((layer(candidate, z0, plan).actions * upstream).sum(), [z0, plan, *weights])
+        for candidate in (model, plain)
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_model_with_normalisations_is_differentiated_automatically():
+    model, obs = build(**NORMALIZED)
+    assert model.second_order_weights() is None
+    z0 = model.encode(obs)
+    plan = TrajOptLayer(TrajOptConfig(horizon=2))(model, z0, model.prior_plan(z0, 2))
+    gradients = torch.autograd.grad(plan.actions.square().sum(), list(model.prior.parameters()))
+    assert any((gradient != 0).any() for gradient in gradients)
 
 
 def test_a_gaussian_prior_has_the_density_it_says():
