@@ -14,7 +14,7 @@ from difftori_isaac.trajopt.problem import Derivatives
 from difftori_isaac.world_models.mlp import LinearizedMLP
 from difftori_isaac.world_models.second_order import SecondOrderMLP, pull_gradient
 from difftori_isaac.world_models.td_config import TdWorldModelConfig
-from difftori_isaac.world_models.td_networks import PIXELS, Features, Head, SimNorm, network, random_shift
+from difftori_isaac.world_models.td_networks import PIXELS, Features, Head, RawCritics, SimNorm, network, random_shift
 from difftori_isaac.world_models.td_second_order import SecondOrderReward, SecondOrderValue
 
 SATURATION = 2.0
@@ -279,33 +279,6 @@ class TdWorldModel(nn.Module):
         maximum = torch.where(chosen, one.maximum, two.maximum).detach()
         lag = (2.0 * (torch.maximum(one.maximum, two.maximum).detach() - maximum)).sqrt()
         return scale * torch.cat((torch.where(chosen, first, second), lag), dim=-1), scale, chosen
-
-
-class RawCritics(nn.Module):
-    """Twin critics Q_s on observations instead of latent states, which judge plans without trusting the model.
-
-    Images they see through the features that the encoder sees them through too, as in DrQ (arXiv 2004.13649).
-    """
-
-    def __init__(self, in_dim: int, config: TdWorldModelConfig, *, return_unit: float) -> None:
-        """Build the networks for features and actions of width ``in_dim`` together."""
-        super().__init__()
-        self.heads = nn.ModuleList(Head(in_dim, config.value_head, config, unit=return_unit) for _ in range(2))
-
-    @property
-    def twins(self) -> list[Head]:
-        """The two critics."""
-        return cast("list[Head]", list(self.heads))
-
-    def outputs(self, features: torch.Tensor, a: torch.Tensor) -> list[tuple[Head, torch.Tensor]]:
-        """Both heads and what they give, shape (*batch, out_dim)."""
-        x = torch.cat((features, a), dim=-1)
-        return [(head, head(x)) for head in self.twins]
-
-    def forward(self, features: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
-        """The smaller value, shape (*batch,)."""
-        first, second = (head.value(output) for head, output in self.outputs(features, a))
-        return torch.minimum(first, second)
 
 
 def _linearize(net: nn.Sequential, x: torch.Tensor) -> Derivatives:

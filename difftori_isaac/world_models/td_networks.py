@@ -175,3 +175,30 @@ class Head(nn.Module):
             return -(two_hot(target, self.bins) * output.log_softmax(dim=-1)).sum(dim=-1)
         predicted, target = self.normalized(output), target / self.unit
         return 2.0 * F.huber_loss(predicted, target, reduction="none") if robust else (predicted - target).square()
+
+
+class RawCritics(nn.Module):
+    """Twin critics Q_s on observations instead of latent states, which judge plans without trusting the model.
+
+    Images they see through the features that the encoder sees them through too, as in DrQ (arXiv 2004.13649).
+    """
+
+    def __init__(self, in_dim: int, config: TdWorldModelConfig, *, return_unit: float) -> None:
+        """Build the networks for features and actions of width ``in_dim`` together."""
+        super().__init__()
+        self.heads = nn.ModuleList(Head(in_dim, config.value_head, config, unit=return_unit) for _ in range(2))
+
+    @property
+    def twins(self) -> list[Head]:
+        """The two critics."""
+        return cast("list[Head]", list(self.heads))
+
+    def outputs(self, features: torch.Tensor, a: torch.Tensor) -> list[tuple[Head, torch.Tensor]]:
+        """Both heads and what they give, shape (*batch, out_dim)."""
+        x = torch.cat((features, a), dim=-1)
+        return [(head, head(x)) for head in self.twins]
+
+    def forward(self, features: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """The smaller value, shape (*batch,)."""
+        first, second = (head.value(output) for head, output in self.outputs(features, a))
+        return torch.minimum(first, second)
