@@ -105,7 +105,8 @@ class TrajOptConfig:
     damping_up: float = 10.0
     """Factor on the damping of an environment whose step was rejected."""
     damping_down: float = 0.1
-    """Factor on the damping of an environment whose step was accepted."""
+    """Factor on the damping of an environment whose step was accepted; with ``gauss_newton`` the smallest factor, of
+    steps whose cost falls as predicted, and up to 2 where it falls by less."""
     tolerance: float = 1e-2
     """An environment has converged when a Newton step moves no action by more than this, in the action's units."""
     prior_weight: float = 1.0

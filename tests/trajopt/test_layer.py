@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -122,6 +124,20 @@ def test_overflowing_dynamics_fall_back_to_the_warm_start(make_problem):
     assert solution.status.tolist()[1] == SolveStatus.NON_FINITE
     assert torch.equal(solution.actions[1], warm_start[1])
     assert solution.converged[[0, 2]].all()
+
+
+def test_gauss_newton_settles_where_its_hessian_leaves_out_most_of_the_curvature():
+    """The Hessian of ``½(a² + 1)²`` at 0 is 2, Gauss-Newton's 4a²: undamped steps jump far beyond the minimum."""
+    model = SimpleNamespace(
+        next=lambda z, a: z,
+        stage_residual=lambda z, a: a.square() + 1.0,
+        terminal_residual=lambda z: torch.zeros_like(z),
+    )
+    guess = torch.linspace(0.3, 3.0, 10).view(5, 2, 1)
+    layer = TrajOptLayer(TrajOptConfig(horizon=2, iterations=10, prior_weight=0.1, damping=1.0, tolerance=1e-3))
+    solution = layer(model, torch.zeros(5, 1), torch.zeros(5, 2, 1), warm_start=guess)
+    assert (solution.iterations >= 6).all(), "few steps are rejected"
+    assert solution.actions.abs().max() < 0.01
 
 
 def test_rank_deficient_steep_problems_solve_in_float32():

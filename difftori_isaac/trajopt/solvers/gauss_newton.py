@@ -131,12 +131,21 @@ def _accept(
     config: TrajOptConfig,
     allowed: torch.Tensor,
 ) -> _State:
-    """Take the candidate where its cost is not higher, and adapt the damping."""
+    """Take the candidate where its cost is not higher, and adapt the damping.
+
+    It falls where the cost fell as the quadratic model said, and rises where by less than half of that (Madsen, Nielsen
+    and Tingleff, 2004, section 3.2): Gauss-Newton's Hessian leaves curvature out, and may be an old one.
+    """
     with torch.no_grad():
-        cost = state.point.cost
-        decreased = point.cost <= cost + problem.rounding(cost)
+        cost, rounding = state.point.cost, problem.rounding(state.point.cost)
+        decreased = point.cost <= cost + rounding
         accept = decreased & allowed
-        damping = state.damping * torch.where(decreased, config.damping_down, config.damping_up)
+        step = (candidate - state.actions).flatten(1)
+        curved = (state.point.hessian @ step[..., None])[..., 0]
+        predicted = -(step * (state.point.gradient + 0.5 * curved)).sum(dim=1)
+        gain = torch.where(predicted > rounding, (cost - point.cost) / predicted, 1.0).clamp(0.0, 1.0)
+        fall = (1.0 - (2.0 * gain - 1.0) ** 3).clamp(min=config.damping_down)
+        damping = state.damping * torch.where(decreased, fall, config.damping_up)
     return _State(
         actions=torch.where(accept[:, None, None], candidate, state.actions),
         point=point.where(accept, state.point),
