@@ -92,14 +92,14 @@ def _simulate(problem: TrajOptProblem, actions: torch.Tensor) -> _Trajectory:
         steps=steps,
         phi=model.stage_derivatives(torch.cat(zs[:-1]), actions.transpose(0, 1).flatten(0, 1)),
         psi=model.terminal_derivatives(zs[-1]),
-        scales=(problem.discount ** (0.5 * times)).repeat_interleave(len(actions))[:, None],
+        scales=(problem.discount ** (0.5 * times)).repeat_interleave(actions.shape[0])[:, None],
         terminal_scale=problem.discount ** (0.5 * problem.horizon),
     )
 
 
 def _adjoint(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Half the squared residuals (num_envs,) and their gradient (num_envs, horizon * action_dim), last step first."""
-    num_envs, (steps, phi, psi, scales, terminal_scale) = len(actions), _simulate(problem, actions)
+    num_envs, (steps, phi, psi, scales, terminal_scale) = actions.shape[0], _simulate(problem, actions)
     terminal_row, rows = terminal_scale**2 * psi.value, scales.square() * phi.value
     cost = (rows * phi.value).sum(dim=1).view(-1, num_envs).sum(dim=0) + (terminal_row * psi.value).sum(dim=1)
     phi_z_rows, phi_a_rows = (pulled.split(num_envs, dim=1) for pulled in phi.pull(rows[None]))
