@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,8 +16,9 @@ from difftori_isaac.trajopt.box_qp import box_step
     seed=st.integers(0, 2**16),
     scale=st.floats(0.01, 100.0),
     one_sided=st.booleans(),
+    recording=st.booleans(),
 )
-def test_step_satisfies_the_optimality_conditions(size, seed, scale, one_sided):
+def test_step_satisfies_the_optimality_conditions(size, seed, scale, one_sided, recording):
     generator = torch.Generator().manual_seed(seed)
     num_envs = 64
     root = torch.randn(num_envs, size + 2, size, generator=generator, dtype=torch.float64)
@@ -26,7 +28,8 @@ def test_step_satisfies_the_optimality_conditions(size, seed, scale, one_sided):
     high = torch.rand(num_envs, size, generator=generator, dtype=torch.float64).round(decimals=1)
     if one_sided:
         high = torch.full_like(high, torch.inf)
-    step = box_step(hessian, gradient, low, high)
+    with torch.set_grad_enabled(recording):
+        step = box_step(hessian, gradient, low, high)
     assert (step >= low).all() and (step <= high).all()
     slope = gradient + (hessian @ step[..., None])[..., 0]
     violation = torch.where(step > low, slope.clamp(min=0), 0) - torch.where(step < high, slope.clamp(max=0), 0)
@@ -36,11 +39,14 @@ def test_step_satisfies_the_optimality_conditions(size, seed, scale, one_sided):
     assert (descended[optimal] <= 1e-12).all()
 
 
-def test_without_active_bounds_it_is_the_newton_step():
+@pytest.mark.parametrize("recording", [True, False])
+def test_without_active_bounds_it_is_the_newton_step(recording):
     torch.manual_seed(0)
     root = torch.randn(8, 5, 5, dtype=torch.float64)
     hessian = root.mT @ root + torch.eye(5, dtype=torch.float64)
     gradient = torch.randn(8, 5, dtype=torch.float64)
     bound = torch.full_like(gradient, 1e6)
     expected = -torch.linalg.solve(hessian, gradient)
-    torch.testing.assert_close(box_step(hessian, gradient, -bound, bound), expected)
+    with torch.set_grad_enabled(recording):
+        step = box_step(hessian, gradient, -bound, bound)
+    torch.testing.assert_close(step, expected)
