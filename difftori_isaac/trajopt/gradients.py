@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from difftori_isaac.trajopt import cholesky
 from difftori_isaac.trajopt.config import HessianName
 from difftori_isaac.trajopt.objectives import ReturnProblem
 from difftori_isaac.trajopt.problem import SecondOrderModel, TrajOptProblem
@@ -42,7 +43,7 @@ def implicit_gradient(
 
 def free_factor(hessian: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
     """Cholesky factor of a Hessian with the rows and columns of held components replaced by the identity."""
-    return torch.linalg.cholesky_ex(_mask(hessian, free)).L
+    return cholesky.factor(_mask(hessian, free))
 
 
 def exact_hessian(problem: TrajOptProblem, actions: torch.Tensor) -> torch.Tensor:
@@ -114,5 +115,5 @@ class _AdjointSolve(torch.autograd.Function):
                 "(create_graph=True); use trajopt.backward_mode=unroll"
             )
         factor, free = ctx.saved_tensors
-        solved = torch.cholesky_solve((adjoint * free).flatten(1)[..., None], factor)
+        solved = cholesky.solve(factor, (adjoint * free).flatten(1))
         return -(solved.view_as(adjoint) * free), None, None

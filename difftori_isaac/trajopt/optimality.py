@@ -2,13 +2,47 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
+from difftori_isaac.trajopt import cholesky
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.gradients import free_factor, implicit_gradient
 from difftori_isaac.trajopt.linearize import Linearization, linearize
 from difftori_isaac.trajopt.problem import TrajOptProblem
 from difftori_isaac.trajopt.solution import SolverResult, all_finite, zero_where
+
+
+class Optimality(NamedTuple):
+    """What holds at the last iterate of a solver; without gradient."""
+
+    cost: torch.Tensor
+    """Cost, shape (num_envs,)."""
+    step_norm: torch.Tensor
+    """Largest component of the Newton step left, shape (num_envs,); NaN where something is not finite."""
+    free: torch.Tensor
+    """Components that no bound holds, bool of shape (num_envs, horizon, action_dim)."""
+    factor: torch.Tensor
+    """Cholesky factor of the Hessian of these, shape (num_envs, horizon * action_dim, horizon * action_dim)."""
+    finite: torch.Tensor
+    """Whether cost, gradient and Hessian are finite, bool of shape (num_envs,)."""
+
+
+@torch.no_grad()
+def optimality(
+    problem: TrajOptProblem, actions: torch.Tensor, linearization: Linearization | None = None
+) -> Optimality:
+    """What holds at ``actions``, shape (num_envs, horizon, action_dim), whose linearization may be known."""
+    cost, gradient, hessian = linearize(problem, actions) if linearization is None else linearization
+    free = problem.free(actions, gradient.view_as(actions))
+    finite = all_finite(cost, gradient, hessian)
+    identity = torch.eye(gradient.shape[1], dtype=gradient.dtype, device=gradient.device)
+    rounding = 10.0 * torch.finfo(hessian.dtype).eps * hessian.diagonal(dim1=1, dim2=2).sum(dim=1)
+    hessian = hessian + rounding[:, None, None] * identity  # keeps steep, nearly rank-deficient problems factorable
+    factor = free_factor(torch.where(finite[:, None, None], hessian, identity), free)
+    step = cholesky.solve(factor, gradient * free.flatten(1))
+    return Optimality(cost, step.abs().amax(dim=1).masked_fill(~finite, torch.nan), free, factor, finite)
 
 
 def conclude(
@@ -18,7 +52,7 @@ def conclude(
     config: TrajOptConfig,
     *,
     implicit: bool,
-    linearization: Linearization | None = None,
+    end: Optimality | None = None,
 ) -> SolverResult:
     """A solver's result for its last iterate.
 
@@ -28,19 +62,10 @@ def conclude(
         iterations: Accepted iterations, shape (num_envs,).
         config: Settings.
         implicit: Whether to attach the implicit gradient; otherwise ``actions`` carry what they carry.
-        linearization: That of the problem at ``actions``, if it is known.
+        end: What holds at ``actions``, if it is known.
     """
-    with torch.no_grad():
-        cost, gradient, hessian = linearize(problem, actions) if linearization is None else linearization
-        free = problem.free(actions, gradient.view_as(actions))
-        finite = all_finite(cost, gradient, hessian)
-        identity = torch.eye(gradient.shape[1], dtype=gradient.dtype, device=gradient.device)
-        rounding = 10.0 * torch.finfo(hessian.dtype).eps * hessian.diagonal(dim1=1, dim2=2).sum(dim=1)
-        hessian = hessian + rounding[:, None, None] * identity  # keeps steep, nearly rank-deficient problems factorable
-        factor = free_factor(torch.where(finite[:, None, None], hessian, identity), free)
-        step = torch.cholesky_solve((gradient * free.flatten(1))[..., None], factor)[..., 0]
-        step_norm = step.abs().amax(dim=1).masked_fill(~finite, torch.nan)
+    cost, step_norm, free, factor, finite = optimality(problem, actions) if end is None else end
     if implicit:
         problem = problem.replaced(z0=zero_where(~finite, problem.z0), prior=zero_where(~finite, problem.prior))
         actions = implicit_gradient(problem, zero_where(~finite, actions), free, factor, config.implicit_hessian)
-    return SolverResult(actions, cost.detach(), step_norm, iterations)
+    return SolverResult(actions, cost, step_norm, iterations)

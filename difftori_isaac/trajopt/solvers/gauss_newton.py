@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
+from difftori_isaac.trajopt import cholesky
 from difftori_isaac.trajopt.box_qp import box_step
 from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.trajopt.cuda_graph import replayed
 from difftori_isaac.trajopt.host import readable
 from difftori_isaac.trajopt.linearize import Linearization, linearize
-from difftori_isaac.trajopt.optimality import conclude
+from difftori_isaac.trajopt.optimality import Optimality, conclude, optimality
 from difftori_isaac.trajopt.problem import StructuredModel, TrajOptProblem
 from difftori_isaac.trajopt.solution import SolverResult
 
@@ -30,7 +33,19 @@ def solve(
     first_recorded = config.iterations - min(num_recorded[config.backward_mode], config.iterations)
     if not differentiable:
         first_recorded = config.iterations
+    descend = partial(_descend, config=config, first_recorded=first_recorded)
+    if first_recorded == config.iterations and config.cuda_graph:
+        actions, accepted, *end = replayed(descend, problem, warm_start, config)
+    else:
+        actions, accepted, *end = descend(problem, warm_start)
+    implicit = differentiable and config.backward_mode == "implicit"
+    return conclude(problem, actions, accepted, config, implicit=implicit, end=Optimality(*end))
 
+
+def _descend(
+    problem: TrajOptProblem, warm_start: torch.Tensor, *, config: TrajOptConfig, first_recorded: int
+) -> tuple[torch.Tensor, ...]:
+    """The last iterate, accepted iterations and what :class:`Optimality` holds."""
     actions = problem.project(warm_start)
     with torch.set_grad_enabled(first_recorded == 0):
         point = linearize(problem, actions)
@@ -56,8 +71,7 @@ def solve(
             last = iteration + 1 == config.iterations
             allowed = torch.ones_like(moving) if recorded else moving
             state = _iterate(problem, state, config, allowed, keep=keep, record_point=recorded and not last)
-    implicit = differentiable and config.backward_mode == "implicit"
-    return conclude(problem, state.actions, state.accepted, config, implicit=implicit, linearization=state.point)
+    return state.actions, state.accepted, *optimality(problem, state.actions, state.point)
 
 
 class _State(NamedTuple):
@@ -116,7 +130,7 @@ def _step(problem: TrajOptProblem, state: _State) -> torch.Tensor:
     diagonal = hessian.diagonal(dim1=1, dim2=2)
     damped = hessian + torch.diag_embed((damping * diagonal.mean(dim=1))[:, None].expand_as(diagonal))
     if problem.low is None and problem.high is None:
-        step = -torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky_ex(damped).L)[..., 0]
+        step = -cholesky.solve(cholesky.factor(damped), gradient)
     else:
         low, high = problem.slack(actions)
         step = box_step(damped, gradient, low.flatten(1), high.flatten(1))
