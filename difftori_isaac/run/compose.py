@@ -102,27 +102,35 @@ def _parse_one(argument: str) -> Override:
     return override
 
 
-def compose[C](schema: type[C], overrides: Overrides, *layers: Mapping[str, Any]) -> C:
-    """Defaults, then configs/ with the chosen variants, then ``layers`` in turn, then the user's values.
+def compose[C](
+    schema: type[C], overrides: Overrides, *layers: Mapping[str, Any], task: Mapping[str, Any] | None = None
+) -> C:
+    """Defaults, configs/ with the chosen variants, a task's own settings, ``layers`` in turn, then the user's values.
+
+    A section of a layer, as in a checkpoint, replaces one of another form; a task's says nothing about other forms than
+    the one it names, or the first.
 
     Raises:
         ConfigError: If a value is not allowed.
     """
-    values = compose_values(schema, overrides, *layers)
+    values = compose_values(schema, overrides, *layers, task=task)
     for key in (key for key, value in values.items() if value == "???"):
         raise ConfigError(f"{key} is missing; give {key}=<value>: {leaf_keys(schema)[key]}")
     return validate(schema, values)
 
 
-def compose_values(schema: type, overrides: Overrides, *layers: Mapping[str, Any]) -> dict[str, Any]:
+def compose_values(
+    schema: type, overrides: Overrides, *layers: Mapping[str, Any], task: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """As :func:`compose`, before validation; what has no default and was not given is ``???``."""
     try:
         if schema is TrainConfig:
             config = deepcopy(_compose_files(tuple(f"{group}={name}" for group, name in overrides.groups.items())))
         else:
             config = OmegaConf.create(_defaults(schema))
+        config = _lay_over(config, task or {}, replaces=False)
         for layer in layers:
-            config = _lay_over(config, layer)
+            config = _lay_over(config, layer, replaces=True)
         for key, value in overrides.values.items():
             OmegaConf.update(config, key, value)
         values = OmegaConf.to_container(config, resolve=True)
@@ -135,15 +143,11 @@ def compose_values(schema: type, overrides: Overrides, *layers: Mapping[str, Any
     return {str(key): value for key, value in values.items()}
 
 
-def _lay_over(config: Any, layer: Mapping[str, Any]) -> Any:
-    """The configuration with a layer over it, section by section.
-
-    A section of a checkpoint names its form and replaces one of another form. One that does not name it, as in a task's
-    own settings, is of the first form, and says nothing about another.
-    """
+def _lay_over(config: Any, layer: Mapping[str, Any], *, replaces: bool) -> Any:
+    """The configuration with a layer over it, section by section; what names no form is of the first."""
     forms = {section: types[0]().name for section, types in VARIANTS.items()}
     other = {key for key in forms.keys() & layer.keys() if layer[key].get("name", forms[key]) != config[key]["name"]}
-    kept = {key: value for key, value in layer.items() if key not in other or "name" in value}
+    kept = {key: value for key, value in layer.items() if key not in other or (replaces and "name" in value)}
     for key in other & kept.keys():
         config[key] = {}
     return OmegaConf.merge(config, kept)

@@ -83,7 +83,7 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
 
     simulator = open_simulator(resolved["task"])
     if start is None:
-        config = compose(TrainConfig, overrides, simulator.load_task_defaults(resolved["task"]))
+        config = compose(TrainConfig, overrides, task=simulator.load_task_defaults(resolved["task"]))
     settings = simulator.load_ppo_settings(resolved["task"])
     if config.learner.name == "ppo" and config.max_iterations is None:
         resolved["max_iterations"] = settings.get("max_iterations")

@@ -7,8 +7,8 @@ from difftori_isaac.run.config import EvaluateConfig, PlayConfig, TrainConfig, l
 from difftori_isaac.run.errors import ConfigError
 
 
-def make(*arguments: str, layers: tuple = (), schema: type = TrainConfig):
-    return compose(schema, parse(arguments, schema), *layers)
+def make(*arguments: str, layers: tuple = (), task: dict | None = None, schema: type = TrainConfig):
+    return compose(schema, parse(arguments, schema), *layers, task=task)
 
 
 def test_defaults_are_the_dataclasses():
@@ -18,8 +18,8 @@ def test_defaults_are_the_dataclasses():
 
 
 def test_user_wins_over_task_wins_over_defaults():
-    layer = {"num_envs": 8, "trajopt": {"horizon": 7, "iterations": 9}}
-    config = make("task=Cartpole", "trajopt.horizon=5", layers=(layer,))
+    own = {"num_envs": 8, "trajopt": {"horizon": 7, "iterations": 9}}
+    config = make("task=Cartpole", "trajopt.horizon=5", task=own)
     assert (config.num_envs, config.trajopt.horizon, config.trajopt.iterations) == (8, 5, 9)
 
 
@@ -45,8 +45,8 @@ def test_a_learner_for_many_environments_is_the_same_with_other_settings():
     assert (config.learner.name, config.learner.horizon, config.learner.batch_size) == ("model_based", 4, 512)
     assert config.learner.update_to_data == 1 / 16 and config.world_model.name == "td"
     assert config.trajopt == make("task=A", "learner=model_based").trajopt
-    layer = {"num_envs": 8, "learner": {"gamma": 0.9}}
-    assert make("task=A", "learner=model_based_parallel", layers=(layer,)).num_envs == 8
+    own = {"num_envs": 8, "learner": {"gamma": 0.9}}
+    assert make("task=A", "learner=model_based_parallel", task=own).num_envs == 8
 
 
 def test_a_saved_learner_stays_what_it_is():
@@ -58,9 +58,17 @@ def test_a_saved_learner_stays_what_it_is():
 
 
 def test_settings_of_a_task_for_ppo_are_for_ppo():
-    layer = {"num_envs": 8, "learner": {"gamma": 0.9}}
-    assert make("task=A", layers=(layer,)).learner.gamma == 0.9
-    assert make("task=A", "learner=model_based", layers=(layer,)).num_envs == 8
+    own = {"num_envs": 8, "learner": {"gamma": 0.9}}
+    assert make("task=A", task=own).learner.gamma == 0.9
+    assert make("task=A", "learner=model_based", task=own).num_envs == 8
+
+
+def test_settings_of_a_task_for_a_learner_it_names_are_for_that_learner():
+    own = {"num_envs": 8, "learner": {"name": "model_based", "action_scale": 2.0}}
+    assert make("task=A", task=own) == make("task=A", "num_envs=8")
+    for learner in ("model_based", "model_based_parallel"):
+        config = make("task=A", f"learner={learner}", task=own)
+        assert config == make("task=A", f"learner={learner}", "learner.action_scale=2.0", "num_envs=8")
 
 
 def test_help_shows_the_keys_of_the_chosen_learner():
