@@ -24,6 +24,9 @@ from difftori_isaac.world_models.td_networks import PIXELS
 MAXIMUM_LR_SCALE = 10.0
 """Factor on the learning rate of heads' maxima, single numbers that have to cross the whole range of returns."""
 
+AT_BOUND = 0.95
+"""Size of an action from which on it counts as at its bound, which is 1."""
+
 MOST_MADE_UP = 4.0
 """Most optimizer steps of an iteration, in those that its environment steps ask for: a signal waits for all of them."""
 
@@ -94,7 +97,9 @@ class ModelBased:
         if self.env_steps < self.seed_steps:
             self._actions = torch.erf(self._noise / 2.0**0.5)
         else:
-            self._actions = (self.policy.action(obs) + self._noise_std * self._noise).clamp(-1.0, 1.0)
+            actions = self.policy.action(obs)
+            self._count({"actions_at_bound": (actions.abs() > AT_BOUND).float().mean()})
+            self._actions = (actions + self._noise_std * self._noise).clamp(-1.0, 1.0)
         return self.policy.scale * self._actions
 
     def process_env_step(

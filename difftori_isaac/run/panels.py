@@ -22,7 +22,7 @@ SECTIONS = {
 }
 """Groups of curves and their titles, in the order of the page."""
 HIDDEN = ("train/iteration", "train/env_steps", "time/wall_time_s")
-SHARES = ("converged", "success_rate")
+SHARES = ("converged", "success_rate", "actions_at_bound")
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#0891b2", "#ca8a04", "#db2777", "#6b7280")
 """Readable on white and on black."""
 MOST_POINTS = 300

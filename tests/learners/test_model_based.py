@@ -394,6 +394,14 @@ def test_the_environment_is_given_scaled_actions():
     assert algorithm.policy.action(obs).abs().max() <= 1.0 and torch.equal(actions, 3.0 * algorithm.policy.action(obs))
 
 
+def test_actions_at_their_bound_are_counted_before_noise():
+    env, algorithm = build(4, seed_steps=0)
+    algorithm.policy.action = lambda obs: torch.tensor([[1.0], [-0.96], [0.9], [0.0]])
+    with torch.inference_mode():
+        algorithm.act(env.get_observations())
+    assert algorithm.update()["actions_at_bound"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
