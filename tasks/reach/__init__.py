@@ -11,6 +11,7 @@ gym.register(
         "rsl_rl_cfg_entry_point": f"{__name__}.agents.rsl_rl_ppo_cfg:ReachPPORunnerCfg",
         "default_agent": "rsl_rl",
         "difftori_alias": "Reach",
+        "difftori_cfg_entry_point": f"{__name__}:reach.yaml",
         "difftori_plan_path_entry_point": "difftori_isaac.tasks.plan_path:hand_path",
     },
 )

@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from difftori_isaac.envs.isaaclab import compose_env_cfg, make_env
+from difftori_isaac.run.compose import parse
+from difftori_isaac.run.config import TrainConfig
+from difftori_isaac.run.loop import configure
 
 
 def run_python(*arguments: str, folder) -> str:
@@ -40,6 +43,14 @@ def test_physics_presets_compose(task):
         "isaacsim_physx": "PhysxCfg",
         "physx": "PhysxAutoCfg",
     }
+
+
+def test_reach_sets_up_the_learner_that_it_names():
+    asked = ("task=Reach", "device=cpu", "run_dir=run")
+    model_based, _ = configure(parse([*asked, "learner=model_based_parallel"], TrainConfig))
+    assert model_based.learner.action_scale == 2.0 and model_based.learner.batch_size == 512
+    ppo, _ = configure(parse(asked, TrainConfig))
+    assert ppo.learner.name == "ppo"
 
 
 def test_lift_physics_holds_the_cube():
