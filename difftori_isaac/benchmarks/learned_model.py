@@ -29,6 +29,7 @@ SOLVERS: dict[str, dict[str, Any]] = {
     "gauss_newton unroll": {"backward_mode": "unroll"},
     "gauss_newton implicit, Hessian every 2": {"hessian_every": 2},
     "gauss_newton implicit, one Hessian": {"hessian_every": 1000},
+    "gauss_newton implicit, without CUDA graph": {"cuda_graph": False},
     "theseus implicit": {"solver": "theseus"},
     "theseus unroll": {"solver": "theseus", "backward_mode": "unroll"},
     "mppi": {"solver": "mppi"},
@@ -106,6 +107,8 @@ def learned_model(config: BenchmarkConfig) -> Iterator[Row]:
     for size in config.sizes(num_envs=(64, 256, 1024), horizon=(5, 3, 8), iterations=(5,)):
         for solver in (*SOLVERS, *(SAMPLING_PEERS if config.peers else ())):
             if not config.wants(solver) or size.num_envs > MAX_ENVS.get(solver, size.num_envs):
+                continue
+            if device == "cpu" and solver.endswith("CUDA graph"):
                 continue
             if solver in SAMPLING_PEERS:
                 yield _measure_peer(base, size, solver=solver, **settings)
