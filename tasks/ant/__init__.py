@@ -9,6 +9,7 @@ gym.register(
     kwargs={
         "env_cfg_entry_point": f"{__name__}.ant_env_cfg:AntEnvCfg",
         "rsl_rl_cfg_entry_point": f"{__name__}.agents.rsl_rl_ppo_cfg:AntPPORunnerCfg",
+        "difftori_cfg_entry_point": f"{__name__}:ant.yaml",
         "default_agent": "rsl_rl",
         "difftori_alias": "Ant",
     },

@@ -45,10 +45,11 @@ def test_physics_presets_compose(task):
     }
 
 
-def test_reach_sets_up_the_learner_that_it_names():
-    asked = ("task=Reach", "device=cpu", "run_dir=run")
+@pytest.mark.parametrize(("task", "action_scale"), [("Ant", 0.3), ("Cartpole", 1.0), ("Reach", 2.0)])
+def test_tasks_say_how_large_an_action_of_the_model_based_learner_is(task, action_scale):
+    asked = (f"task={task}", "device=cpu", "run_dir=run")
     model_based, _ = configure(parse([*asked, "learner=model_based_parallel"], TrainConfig))
-    assert model_based.learner.action_scale == 2.0 and model_based.learner.batch_size == 512
+    assert model_based.learner.action_scale == action_scale and model_based.learner.batch_size == 512
     ppo, _ = configure(parse(asked, TrainConfig))
     assert ppo.learner.name == "ppo"
 
