@@ -13,7 +13,7 @@ def factor(matrix: torch.Tensor) -> torch.Tensor:
 def solve(factor: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
     """Solutions of ``L Lᵀ x = vector``, shape (num_envs, n).
 
-    On a GPU by two triangular solves: torch's own, by MAGMA, waits for the device and cannot be captured in a graph.
+    On a GPU by two triangular solves: torch's own, by MAGMA, cannot be captured in a graph.
     """
     column = vector[..., None]
     if vector.is_cuda:
