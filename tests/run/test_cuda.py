@@ -14,7 +14,11 @@ from difftori_isaac.scripts.evaluate import main as evaluate
 from difftori_isaac.scripts.train import main as train
 
 DEVICE = "cuda:0"
-pytestmark = [pytest.mark.sim, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
+pytestmark = [
+    pytest.mark.sim,
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+]
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,13 @@ def assert_equal(ours, theirs):
         torch.testing.assert_close(actual.cpu(), expected, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(value, id=name, marks=pytest.mark.slow if "Warp" in name else ())  # it compiles the kernel
+        for name, value in SETTINGS.items()
+    ],
+)
 def test_plans_and_gradients_equal_those_of_a_cpu(settings):
     layer = TrajOptLayer(TrajOptConfig(horizon=HORIZON, iterations=6, **settings))
     model, obs = make()
@@ -89,6 +95,7 @@ def test_a_replay_contains_what_is_not_finite():
     assert_equal(again[:3], [tensor.cpu() for tensor in plans[0][:3]])
 
 
+@pytest.mark.slow  # it compiles the kernel
 @pytest.mark.parametrize("num_envs", [1, 33, 200])
 def test_rollout_kernel_equals_that_of_a_cpu(num_envs):
     model, obs = make(num_envs)
