@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import isfinite
 
 import torch
 
 
 def clipped_gradients(
     loss: torch.Tensor, parameters: Sequence[torch.Tensor], max_norm: float
-) -> tuple[list[torch.Tensor], list[torch.Tensor], bool]:
+) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
     """Gradient of ``loss`` for each parameter, of norm at most ``max_norm`` over all of them; zero if not finite.
 
+    Nothing here waits for the device.
+
     Returns:
-        The gradients, the norm of each before it was clipped, and whether they were finite.
+        The gradients, the norm of each before it was clipped, and whether they were finite, a bool of no dimension.
     """
     gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
     norms = list(torch._foreach_norm(gradients))
-    total = torch.stack(norms).norm().item()
-    if not isfinite(total):
-        return [torch.zeros_like(gradient) for gradient in gradients], norms, False
-    if total > max_norm:
-        return list(torch._foreach_mul(gradients, max_norm / total)), norms, True
-    return list(gradients), norms, True
+    total = torch.stack(norms).norm()
+    finite = total.isfinite()
+    flat = torch.cat([gradient.flatten() for gradient in gradients]) * (max_norm / total).clamp(max=1.0)
+    parts = torch.where(finite, flat, 0.0).split([gradient.numel() for gradient in gradients])
+    return [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)], norms, finite
 
 
 def accumulate(parameters: Iterable[torch.Tensor], gradients: Iterable[torch.Tensor]) -> None:

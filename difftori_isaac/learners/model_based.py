@@ -9,20 +9,16 @@ from typing import Any
 import torch
 from rsl_rl.env import VecEnv
 from tensordict import TensorDict
-from torch import nn
 
-from difftori_isaac.learners.gradients import accumulate, clipped_gradients
+from difftori_isaac.learners.means import Means
 from difftori_isaac.learners.model_based_config import ModelBasedConfig
+from difftori_isaac.learners.optimizer_step import OptimizerStep, StepKind
 from difftori_isaac.learners.replay import ReplayBuffer
-from difftori_isaac.learners.td_losses import model_losses, plan_loss, prior_loss
 from difftori_isaac.policies.plan_policy import PlanPolicy
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.world_models.td import TdWorldModel
 from difftori_isaac.world_models.td_config import TdWorldModelConfig
 from difftori_isaac.world_models.td_networks import PIXELS
-
-MAXIMUM_LR_SCALE = 10.0
-"""Factor on the learning rate of heads' maxima, single numbers that have to cross the whole range of returns."""
 
 AT_BOUND = 0.95
 """Size of an action from which on it counts as at its bound, which is 1."""
@@ -34,8 +30,7 @@ MOST_MADE_UP = 4.0
 class ModelBased:
     """Plans for all environments at once, replays what they answered, and trains the model on it and on the plans.
 
-    It has the surface of rsl_rl's PPO. Model losses, the prior's loss and the loss through the plan are one optimizer
-    step; each has a gradient of its own, clipped on its own and dropped if it is not finite.
+    It has the surface of rsl_rl's PPO; what an optimizer step is, is :class:`OptimizerStep`'s.
     """
 
     def __init__(
@@ -54,20 +49,11 @@ class ModelBased:
         self.learning_rate = config.learning_rate
         self.seed_steps = config.seed_steps_for(replay.num_envs)
         self.env_steps, self.num_updates, self.updates_due = 0, 0, 0.0
-        self._parts = self.world_model.parts()
-        self._raw_critic_parameters = list(self.world_model.raw_critics.parameters())
-        everything = [*self._parameters("dynamics", "reward", "q", "prior"), *self._raw_critic_parameters]
-        maxima = self.world_model.maxima()
-        rest = [parameter for parameter in everything if parameter not in set(maxima)]
-        groups_and_scales = [(self._parts["encoder"], config.encoder_lr_scale), (rest, 1.0), (maxima, MAXIMUM_LR_SCALE)]
-        self._lr_scales = [scale for _, scale in groups_and_scales]
-        self.optimizer = torch.optim.Adam(
-            [{"params": group} for group, _ in groups_and_scales], lr=self.learning_rate, fused=True
-        )
+        self._means = Means()
+        self._step = OptimizerStep(policy, config, discount=discount, means=self._means)
         self._actions = torch.zeros(replay.num_envs, self.world_model.action_dim, device=self.device)
         self._noise = torch.zeros_like(self._actions)
         self._new_episodes = True
-        self._sums: dict[str, tuple[torch.Tensor, int]] = {}
         self._follow_schedules()
 
     @property
@@ -98,7 +84,7 @@ class ModelBased:
             self._actions = torch.erf(self._noise / 2.0**0.5)
         else:
             actions = self.policy.action(obs)
-            self._count({"actions_at_bound": (actions.abs() > AT_BOUND).float().mean()})
+            self._means.add(["actions_at_bound"], (actions.abs() > AT_BOUND).float().mean()[None])
             self._actions = (actions + self._noise_std * self._noise).clamp(-1.0, 1.0)
         return self.policy.scale * self._actions
 
@@ -135,10 +121,8 @@ class ModelBased:
             count = self._take_due()
         for _ in range(count):
             self._update_once()
-        result = {name: (total / times).item() for name, (total, times) in self._sums.items()}
-        self._sums = {}
         return (
-            result
+            self._means.pop()
             | {"num_updates": float(self.num_updates), "replay_steps": float(len(self.replay))}
             | {"value_unit": self.world_model.value_unit.item(), "planning_horizon": float(self.policy.horizon)}
             | self.policy.statistics.pop()
@@ -160,7 +144,7 @@ class ModelBased:
         """Everything that learning goes on from, without the replay buffer unless ``save_replay``."""
         state = {
             "world_model_state_dict": self.world_model.state_dict(),
-            "optimizer_state_dict": self.optimizer.state_dict(),
+            "optimizer_state_dict": self._step.optimizer.state_dict(),
             "env_steps": self.env_steps,
             "num_updates": self.num_updates,
             "updates_due": self.updates_due,
@@ -171,7 +155,7 @@ class ModelBased:
         """Restore what :meth:`save` gave; ``load_cfg`` may leave out the ``optimizer``. The replay buffer if saved."""
         self.world_model.load_state_dict(loaded_dict["world_model_state_dict"], strict=strict)
         if load_cfg is None or load_cfg.get("optimizer"):
-            self.optimizer.load_state_dict(loaded_dict["optimizer_state_dict"])
+            self._step.load_state_dict(loaded_dict["optimizer_state_dict"])
         self.env_steps, self.num_updates = loaded_dict["env_steps"], loaded_dict["num_updates"]
         self.updates_due = loaded_dict["updates_due"]
         if "replay" in loaded_dict:
@@ -209,48 +193,18 @@ class ModelBased:
         self.world_model.set_rewards(mean, scale)
 
     def _update_once(self) -> None:
-        config, model = self.config, self.world_model
+        config = self.config
         batch = self.replay.sample(config.batch_size, config.horizon)
-        batch = batch._replace(obs=model.augment(batch.obs))
-        self.optimizer.zero_grad()
-        result = model_losses(model, batch, config, self.discount)
-        total = torch.stack([getattr(config, f"{name}_coef") * loss for name, loss in result.losses.items()]).sum()
-        learned = self._parameters("encoder", "dynamics", "reward", "q")
-        self._backward("model", total, learned + self._raw_critic_parameters)
-        prior, values, saturation = prior_loss(model, result.zs, result.weights, config)
-        self._backward("prior", config.prior_coef * prior, self._parts["prior"])
-        losses = result.losses | {"prior": prior, "prior_saturation": saturation}
-        if self.trains_through_plan and self.num_updates % config.plan_interval == 0:
-            losses["plan"] = plan_loss(self.policy, batch, config.plan_batch_size)
-            self._backward("plan", config.plan_coef * losses["plan"], self._parameters(*self._parts))
-        for group, scale in zip(self.optimizer.param_groups, self._lr_scales, strict=True):
-            group["lr"] = scale * self.learning_rate
-        self.optimizer.step()
+        kind = StepKind(
+            self.learning_rate,
+            self.policy.horizon,
+            through_plan=self.trains_through_plan and self.num_updates % config.plan_interval == 0,
+            move_targets=(self.num_updates + 1) % config.target_update_interval == 0,
+        )
+        td_error = self._step(batch, kind)
         self.num_updates += 1
-        model.update_value_unit(values, config.tau)
-        if self.num_updates % config.target_update_interval == 0:
-            model.update_targets(config.tau)
         if config.sampling == "prioritized":
-            self.replay.update_priorities(batch.index, result.td_error)
-        self._count(losses)
-
-    def _parameters(self, *parts: str) -> list[nn.Parameter]:
-        return [parameter for part in parts for parameter in self._parts[part]]
-
-    def _backward(self, name: str, loss: torch.Tensor, parameters: list[nn.Parameter]) -> None:
-        """Add the clipped gradient of a loss; count its norm before, by the part of the model that it reaches."""
-        gradients, norms, finite = clipped_gradients(loss, parameters, self.config.max_grad_norm)
-        accumulate(parameters, gradients)
-        of = dict(zip(parameters, norms, strict=True))
-        parts = {part: [of[p] for p in items] for part, items in self._parts.items() if items[0] in of}
-        counts = {f"grad_{name}_{part}": torch.stack(items).norm() for part, items in parts.items()}
-        self._count(counts | {f"nonfinite_{name}_losses": torch.tensor(float(not finite))})
-
-    @torch.no_grad()
-    def _count(self, values: Mapping[str, torch.Tensor]) -> None:
-        for name, value in values.items():
-            total, times = self._sums.get(name, (0.0, 0))
-            self._sums[name] = (total + value.detach().nan_to_num(0.0, 0.0, 0.0), times + 1)
+            self.replay.update_priorities(batch.index, td_error)
 
 
 def build_model_based(

@@ -46,7 +46,7 @@ def model_losses(model: TdWorldModel, batch: Replayed, config: ModelBasedConfig,
         target = lambda_returns(rewards, not_terminated, next_values, batch.valid, config.td_lambda)
         raw_target = target
         if config.bootstrap == "latent":
-            drawn = torch.randperm(model.config.num_q, device=rewards.device)[:2]
+            drawn = torch.rand(model.config.num_q, device=rewards.device).topk(2).indices
             next_values = model.q(next_z, next_a, target=True)[drawn].amin(dim=0)
             target = lambda_returns(rewards, not_terminated, next_values, batch.valid, config.td_lambda)
         rho = config.rho ** torch.arange(length, dtype=rewards.dtype, device=rewards.device)

@@ -45,7 +45,7 @@ class TrajOptPlanner(nn.Module):
 
 
 class SolverStatistics:
-    """Sums over solves, kept on the device until they are read; executed plans and updates apart."""
+    """Sums over solves, kept in place on the device until they are read; executed plans and updates apart."""
 
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = {}
@@ -58,7 +58,10 @@ class SolverStatistics:
             (torch.ones_like(shift), solution.converged, solution.iterations, solution.failed, shift), dim=1
         )
         name = "update_solver" if solution.actions.requires_grad else "solver"
-        self._sums[name] = self._sums.get(name, 0.0) + rows.sum(dim=0)
+        if name not in self._sums:
+            with torch.inference_mode(False):
+                self._sums[name] = torch.zeros(rows.shape[1], dtype=rows.dtype, device=rows.device)
+        self._sums[name] += rows.sum(dim=0)
 
     def pop(self) -> dict[str, float]:
         """Converged share, mean accepted iterations and failures of executed plans and of updates since the last call.
@@ -68,10 +71,12 @@ class SolverStatistics:
         result: dict[str, float] = {}
         for name, sums in self._sums.items():
             count, converged, iterations, failed, shift = sums.tolist()
+            sums.zero_()
+            if count == 0:
+                continue
             result[f"{name}_converged"] = converged / count
             result[f"{name}_iterations"] = iterations / count
             result[f"{name}_failures"] = failed
             if name == "solver":
                 result["plan_shift"] = shift / count
-        self._sums = {}
         return result

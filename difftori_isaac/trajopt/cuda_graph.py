@@ -1,9 +1,9 @@
-"""What a solver computes without autograd, replayed on a GPU as one CUDA graph instead of hundreds of launches."""
+"""What is computed over and over, replayed on a GPU as one CUDA graph instead of hundreds of launches."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import fields
 from functools import cache
 from typing import Any
@@ -15,24 +15,60 @@ from torch import nn
 from difftori_isaac.trajopt.host import capturable
 from difftori_isaac.trajopt.problem import StructuredModel, TrajOptProblem
 
-Function = Callable[[TrajOptProblem, torch.Tensor], tuple[torch.Tensor, ...]]
+Function = Callable[[Mapping[str, torch.Tensor]], tuple[torch.Tensor, ...]]
+Solver = Callable[[TrajOptProblem, torch.Tensor], tuple[torch.Tensor, ...]]
 
 _MAX_GRAPHS = 32
 """Graphs of one model, for as many settings and batch sizes; the one that was not used for the longest time goes."""
-_GRAPHS: WeakKeyDictionary[nn.Module, OrderedDict[Hashable, _Graph | None]] = WeakKeyDictionary()
+_GRAPHS: WeakKeyDictionary[nn.Module, OrderedDict[Hashable, CudaGraph]] = WeakKeyDictionary()
+
+
+class CudaGraph:
+    """A function on a GPU, computed at the first call, captured at the second and replayed from then on.
+
+    The function may read and write what else lies on the device and stays where it is, such as parameters, and draw
+    random numbers of the device; nothing of it may wait for the device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Take the device."""
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, function: Function, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """``function(inputs)``; the same function each time, and inputs of the same names, shapes and types."""
+        if self._stream is None:  # libraries set themselves up on the stream of the capture
+            self._stream = torch.cuda.Stream(self._device)
+            here = torch.cuda.current_stream(self._device)
+            self._stream.wait_stream(here)
+            with torch.cuda.stream(self._stream):
+                outputs = function(inputs)
+            here.wait_stream(self._stream)
+            return outputs
+        if self._graph is None:
+            self._inputs = {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in inputs.items()}
+            self._graph = torch.cuda.CUDAGraph()
+            shared = {"pool": _pool(self._device), "stream": self._stream}
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local", **shared):
+                self._outputs = function(self._inputs)
+        for name, fixed in self._inputs.items():
+            fixed.copy_(inputs[name])
+        self._graph.replay()
+        return tuple(output.clone() for output in self._outputs)
 
 
 def replayed(
-    function: Function, problem: TrajOptProblem, warm_start: torch.Tensor, settings: Hashable
+    function: Solver, problem: TrajOptProblem, warm_start: torch.Tensor, settings: Hashable
 ) -> tuple[torch.Tensor, ...]:
     """``function(problem, warm_start)`` without autograd, as a graph where the like has been asked for before.
 
-    The first call for a model, batch size and settings computes, the second captures, later ones replay. Captured are
-    problems on CUDA whose model is a module and a :class:`StructuredModel`; others are computed every time.
+    One graph for each model, batch size and settings. Captured are problems on CUDA whose model is a module and a
+    :class:`StructuredModel`; others are computed every time, and so are those of a function that is itself captured.
 
     Args:
-        function: Reads its arguments, parameters and buffers of the model, and nothing else that changes; nothing of
-            it may wait for the device.
+        function: Reads its arguments, parameters and buffers of the model, and nothing else that changes; see
+            :class:`CudaGraph`.
         problem: Its first argument.
         warm_start: Its second argument, shape (num_envs, horizon, action_dim).
         settings: What else the result depends on.
@@ -50,43 +86,18 @@ def replayed(
             tuple((name, tensor.shape, tensor.dtype, tensor.device) for name, tensor in tensors.items()),
             tuple(tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())),
         )
+
+        def solve(inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+            given: dict[str, Any] = dict(inputs)
+            guess = given.pop("warm_start")
+            return tuple(function(problem.replaced(**given), guess))
+
         graphs = _GRAPHS.setdefault(model, OrderedDict())
-        if key not in graphs:
-            graphs[key] = None
-            if len(graphs) > _MAX_GRAPHS:
-                graphs.popitem(last=False)
-            return tuple(function(problem, warm_start))
+        graph = graphs.setdefault(key, CudaGraph(warm_start.device))
         graphs.move_to_end(key)
-        graph = graphs[key]
-        if graph is None:
-            graph = graphs[key] = _Graph(function, problem, tensors)
-        return graph.replay(tensors)
-
-
-class _Graph:
-    """One captured call, and the memory that it reads from and writes to."""
-
-    def __init__(self, function: Function, problem: TrajOptProblem, tensors: dict[str, torch.Tensor]) -> None:
-        self._inputs = {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
-        fixed: dict[str, Any] = dict(self._inputs)
-        warm_start = fixed.pop("warm_start")
-        problem = problem.replaced(**fixed)
-        here, aside = torch.cuda.current_stream(warm_start.device), torch.cuda.Stream(warm_start.device)
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
-            function(problem, warm_start)  # lets libraries set themselves up before the capture
-        here.wait_stream(aside)
-        self._graph = torch.cuda.CUDAGraph()
-        pool = _pool(warm_start.device)
-        with torch.cuda.graph(self._graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
-            self._outputs = tuple(function(problem, warm_start))
-
-    def replay(self, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """The outputs for other inputs of the same names and shapes."""
-        for name, fixed in self._inputs.items():
-            fixed.copy_(tensors[name])
-        self._graph.replay()
-        return tuple(output.clone() for output in self._outputs)
+        if len(graphs) > _MAX_GRAPHS:
+            graphs.popitem(last=False)
+        return graph(solve, tensors)
 
 
 @cache

@@ -44,6 +44,8 @@ class TdWorldModel(nn.Module):
     """Reward of the environment that counts as 1."""
     value_unit: torch.Tensor
     """Range of the critics' values, at least 1: the unit of the planner's cost."""
+    percentiles: torch.Tensor
+    """Between which of them the range of the values lies."""
 
     def __init__(
         self, obs: TensorDict, groups: list[str], action_dim: int, config: TdWorldModelConfig, *, return_unit: float
@@ -79,6 +81,7 @@ class TdWorldModel(nn.Module):
         self.target_raw_critics = deepcopy(self.raw_critics).requires_grad_(False)
         self.register_buffer("reward_scale", torch.ones(()))
         self.register_buffer("value_unit", torch.ones(()))
+        self.register_buffer("percentiles", torch.tensor((0.05, 0.95)), persistent=False)
 
     @property
     def residual_heads(self) -> bool:
@@ -120,7 +123,7 @@ class TdWorldModel(nn.Module):
     def update_value_unit(self, values: torch.Tensor, tau: float) -> None:
         """Move ``value_unit`` a step ``tau`` towards the range from the 5th to the 95th percentile of ``values``."""
         if self.config.value_scale == "percentile":
-            low, high = torch.quantile(values.flatten(), values.new_tensor((0.05, 0.95)))
+            low, high = torch.quantile(values.flatten(), self.percentiles)
             spread = (high - low).clamp(min=1.0)
             self.value_unit.lerp_(torch.where(spread.isfinite(), spread, self.value_unit), tau)
 

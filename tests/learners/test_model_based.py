@@ -47,7 +47,7 @@ class Cart:
         return self.get_observations(), rewards, dones.long(), extras
 
 
-def build(num_envs=16, *, seed=0, trajopt=None, world_model=None, **learner):
+def build(num_envs=16, *, seed=0, trajopt=None, world_model=None, device="cpu", **learner):
     torch.manual_seed(seed)
     env = Cart(num_envs)
     defaults = {
@@ -63,7 +63,7 @@ def build(num_envs=16, *, seed=0, trajopt=None, world_model=None, **learner):
         trajopt=TrajOptConfig(**{"hessian_every": 4} | (trajopt or {})),
         world_model=TdWorldModelConfig(**SMALL | (world_model or {})),
         learner=ModelBasedConfig(**defaults | learner),
-        device="cpu",
+        device=device,
     )
     return env, algorithm
 
@@ -72,7 +72,7 @@ def collect(env, algorithm, obs, num_steps=None):
     rewards = []
     with torch.inference_mode():
         for _ in range(num_steps or algorithm.config.num_steps_per_env):
-            obs, reward, dones, extras = env.step(algorithm.act(obs))
+            obs, reward, dones, extras = env.step(algorithm.act(obs).to(env.device))
             algorithm.process_env_step(obs, reward, dones, extras)
             rewards.append(reward)
         algorithm.compute_returns(obs)
@@ -228,7 +228,7 @@ def test_a_step_through_plans_follows_so_many_without(monkeypatch):
         losses[algorithm.num_updates] = loss = plan_loss(*args)
         return loss
 
-    monkeypatch.setattr("difftori_isaac.learners.model_based.plan_loss", counted)
+    monkeypatch.setattr("difftori_isaac.learners.optimizer_step.plan_loss", counted)
     algorithm.updates_due = 5.0
     metrics = algorithm.update()
     assert algorithm.num_updates == 7 and list(losses) == [3, 6]
@@ -372,6 +372,46 @@ def test_failures_are_contained():
     assert metrics["nonfinite_model_losses"] == 1.0
     assert all(torch.isfinite(torch.tensor(value)) for value in metrics.values())
     assert all(value.isfinite().all() for value in algorithm.world_model.state_dict().values())
+
+
+TD_MPC2 = {
+    "latent_norm": "simnorm",
+    "simnorm_dim": 4,
+    "layer_norm": True,
+    "num_q": 5,
+    "prior": "gaussian",
+    "value_scale": "percentile",
+    "reward_head": "two_hot",
+    "value_head": "two_hot",
+}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize(
+    ("trajopt", "world_model", "learner"),
+    [
+        ({}, {}, {}),
+        ({"hessian": "exact"}, {}, {"sampling": "prioritized", "target_update_interval": 3}),
+        ({"objective": "return"}, TD_MPC2, {"bootstrap": "latent", "plan_interval": 1}),
+    ],
+    ids=["default", "exact Hessian, prioritized", "tdmpc2"],
+)
+def test_on_a_gpu_replayed_steps_are_what_they_are_one_by_one(trajopt, world_model, learner):
+    learned = []
+    for cuda_graph in (True, False):
+        settings = CHEAP | {"horizon_start": 1, "horizon_steps": 512, "update_to_data": 0.1} | learner
+        env, algorithm = build(
+            trajopt=trajopt | {"cuda_graph": cuda_graph}, world_model=world_model, device="cuda", **settings
+        )
+        metrics = train(env, algorithm, 1024)[-1][1]
+        model = algorithm.world_model
+        learned.append({name: value.clone() for name, value in model.state_dict().items()} | metrics)
+        algorithm.replay.rows["obs/policy"][:] = torch.nan
+        algorithm.updates_due = 5.0
+        assert algorithm.update()["nonfinite_model_losses"] == 1.0
+        assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert algorithm.num_updates > 80
+    torch.testing.assert_close(*learned, rtol=1e-3, atol=1e-4)
 
 
 def test_steps_of_a_failed_environment_are_not_stored():
