@@ -92,7 +92,7 @@ class OptimizerStep:
 
     def _allow_capture(self) -> None:
         for group in self.optimizer.param_groups:
-            group["capturable"] = group["params"][0].is_cuda if group["params"] else False
+            group["capturable"] = self._parts["encoder"][0].is_cuda
 
     def _take(
         self, batch: Replayed, kind: StepKind, inputs: Mapping[str, torch.Tensor]
