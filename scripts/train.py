@@ -26,6 +26,7 @@ main = Command(
         "-m task=Cartpole seed='range(5)' launcher=slurm hydra.launcher.partition=gpu",
         "-m task=Reach sweeper=optuna launcher=joblib hydra.launcher.n_jobs=4",
     ),
+    task_defaults="difftori_isaac.run.build:load_task_defaults",
     multirun=(SweepConfig, "difftori_isaac.run.sweep:sweep"),
 )
 

@@ -57,6 +57,18 @@ def resolve_task_name(task: str) -> str:
     return info.alias or info.id
 
 
+def load_task_defaults(task: str) -> dict[str, Any]:
+    """What a task sets for itself.
+
+    Raises:
+        ConfigError: If there is no such task, or what it sets cannot be read.
+    """
+    from difftori_isaac.envs.registry import open_simulator
+
+    name = resolve_task_name(task)
+    return open_simulator(name).load_task_defaults(name)
+
+
 def seed_everything(seed: int) -> None:
     """Seeds torch, CUDA, numpy and python, and makes cuDNN deterministic."""
     random.seed(seed)

@@ -45,6 +45,8 @@ class Command:
     """``module:function`` that takes the :class:`~difftori_isaac.run.compose.Overrides`."""
     examples: tuple[str, ...] = ()
     """Arguments of example calls."""
+    task_defaults: str | None = None
+    """``module:function`` that takes the name of a task and returns what it sets for itself, which --help shows too."""
     multirun: tuple[type, str] | None = None
     """Configuration class and ``module:function`` of a call with -m; the function takes the arguments as they are."""
 
@@ -83,7 +85,9 @@ class Command:
             resolve_name(self.run)(overrides)
 
     def _help(self, schema: type, overrides: Overrides) -> None:
-        values = compose_values(schema, overrides)
+        task = overrides.get("task")
+        own = {} if self.task_defaults is None or task is None else resolve_name(self.task_defaults)(task)
+        values = compose_values(schema, overrides, task=own)
         console = Console(highlight=False, width=max(100, Console().width))
         sweeps = " [-m key=value,value ...]" if self.multirun else ""
         console.print(f"usage: scripts/{self.name} key=value ...{sweeps}\n\n{self.summary}\n", markup=False)

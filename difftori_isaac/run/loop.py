@@ -81,10 +81,9 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
 
     from difftori_isaac.envs.registry import open_simulator
 
-    simulator = open_simulator(resolved["task"])
     if start is None:
-        config = compose(TrainConfig, overrides, task=simulator.load_task_defaults(resolved["task"]))
-    settings = simulator.load_ppo_settings(resolved["task"])
+        config = compose(TrainConfig, overrides, task=build.load_task_defaults(resolved["task"]))
+    settings = open_simulator(resolved["task"]).load_ppo_settings(resolved["task"])
     if config.learner.name == "ppo" and config.max_iterations is None:
         resolved["max_iterations"] = settings.get("max_iterations")
         if resolved["max_iterations"] is None:

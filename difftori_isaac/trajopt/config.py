@@ -132,9 +132,9 @@ class TrajOptConfig:
     latent_kernel: LatentKernelName = "torch"
     """What computes costs, and gradients between two Hessians, that autograd does not record."""
     cuda_graph: bool = True
-    """Whether what ``solver=gauss_newton`` computes on a GPU without autograd, and the optimizer steps of the model-based
-    learner, are captured once for each batch size and replayed: one launch instead of hundreds, for memory that stays
-    taken."""
+    """Whether what ``solver=gauss_newton`` computes on a GPU without autograd is captured once for each batch size and
+    replayed, and so the optimizer steps of the model-based learner: one launch instead of hundreds, for memory that
+    stays taken."""
     mppi: MppiConfig = field(default_factory=MppiConfig)
     """Settings of ``solver=mppi``."""
 

@@ -11,6 +11,7 @@ gym.register(
         "rsl_rl_cfg_entry_point": f"{__name__}.agents.rsl_rl_ppo_cfg:LiftPPORunnerCfg",
         "default_agent": "rsl_rl",
         "difftori_alias": "Lift",
+        "difftori_cfg_entry_point": f"{__name__}:lift.yaml",
         "difftori_plan_path_entry_point": "difftori_isaac.tasks.plan_path:grasp_path",
     },
 )
@@ -35,6 +36,7 @@ gym.register(
         "rsl_rl_cfg_entry_point": f"{__name__}.agents.rsl_rl_ppo_cfg:LiftPointCloudPPORunnerCfg",
         "default_agent": "rsl_rl",
         "difftori_alias": "LiftPointCloud",
+        "difftori_cfg_entry_point": f"{__name__}:lift.yaml",
         "difftori_plan_path_entry_point": "difftori_isaac.tasks.plan_path:grasp_path",
     },
 )

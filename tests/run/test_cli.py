@@ -48,6 +48,10 @@ def test_help_shows_every_key_with_its_current_value(capsys: pytest.CaptureFixtu
     assert run("train", "-h", "learner=model_based_parallel") == 0
     text = capsys.readouterr().out
     assert "learner=model_based_parallel" in text and "world_model=td " in text and "learner.batch_size=512" in text
+    assert "learner.action_scale=1.0 " in text
+    assert run("train", "-h", "task=Lift", "learner=model_based_parallel", "learner.horizon=4") == 0
+    text = capsys.readouterr().out
+    assert "learner.action_scale=2.0 " in text and "learner.horizon=4" in text, "what the task sets for itself"
 
 
 def test_scripts_run_as_files():
