@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from difftori_isaac.run.metrics import COLUMNS, Row
 
 TIME = ("wall_time_s", "env_steps_per_s")
-LEARNER = ("learning_rate", "action_std", "num_updates", "replay_steps", "value_unit")
+LEARNER = ("learning_rate", "action_std", "num_updates", "replay_steps", "reward_scale", "value_unit")
 TRAIN = (*(name for name in COLUMNS if name not in TIME), *LEARNER)
 PLANNER = ("plan_shift", "planning_horizon", "actions_at_bound")
 
