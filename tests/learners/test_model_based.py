@@ -322,7 +322,7 @@ def test_without_a_finite_seed_step_rewards_stay_as_they_are():
 
 
 def test_predictions_start_at_the_mean_reward_and_follow_it_fast():
-    env, algorithm = build(4, **CHEAP | {"update_to_data": 0.25, "reward_scale": 1.0})
+    env, algorithm = build(4, **CHEAP | {"update_to_data": 0.25})
     step, offset = env.step, 20.0
 
     def shifted(actions):
@@ -336,10 +336,10 @@ def test_predictions_start_at_the_mean_reward_and_follow_it_fast():
     mean = batch.rewards.mean() / model.reward_scale
     assert mean > 4.0 and (model.reward_head.value(model.reward_head(x)).mean() - mean).abs() < 1.0
     starts, before = [maximum.item() for maximum in model.maxima()], algorithm.num_updates
-    offset = 200.0
+    offset = 50.0  # not so far that the unit of rewards would follow
     train(env, algorithm, 640)
     assert algorithm.num_updates - before == 128
-    assert all(maximum.item() - start > 0.5 for maximum, start in zip(model.maxima(), starts, strict=True))
+    assert all(maximum.item() - start > 0.3 for maximum, start in zip(model.maxima(), starts, strict=True))
 
 
 def test_the_updates_of_the_seed_steps_are_made_up_for_over_iterations():
