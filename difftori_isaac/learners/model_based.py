@@ -23,9 +23,6 @@ from difftori_isaac.world_models.td_networks import PIXELS
 AT_BOUND = 0.95
 """Size of an action from which on it counts as at its bound, which is 1."""
 
-REWARD_GROWTH = 10.0
-"""Standard deviation of the rewards, in their unit, from which on the unit follows them."""
-
 MOST_MADE_UP = 4.0
 """Most optimizer steps of an iteration, in those that its environment steps ask for: a signal waits for all of them."""
 
@@ -119,7 +116,8 @@ class ModelBased:
         """Take the optimizer steps that are due; mean losses, gradient norms and solver statistics."""
         count = 0
         if min(self.env_steps, len(self.replay)) >= max(self.seed_steps, 1):
-            self._follow_rewards()
+            if self.num_updates == 0:
+                self._set_rewards()
             count = self._take_due()
         for _ in range(count):
             self._update_once()
@@ -185,22 +183,15 @@ class ModelBased:
         self.policy.output_std = (self.policy.scale * std.mean()).expand(self.world_model.action_dim)
         self.policy.horizon = self.config.planning_horizon(self.env_steps, len(self.policy.layers))
 
-    def _follow_rewards(self) -> None:
-        """Tell the model the mean of the rewards at the start, and their standard deviation or the given scale.
-
-        Rewards of the seed steps may be hundreds of times smaller than those that a policy finds later.
-        """
-        model, asked = self.world_model, self.config.reward_scale
-        if self.num_updates > 0 and (asked is not None or not model.scalable):
-            return
+    def _set_rewards(self) -> None:
+        """Tell the model the mean of the rewards so far, and their standard deviation or the given scale."""
         rewards = self.replay.rewards().double()
         mean = rewards.mean().nan_to_num(0.0)  # of no rewards if none was finite
         std = (rewards - mean).square().mean().sqrt()
-        if self.num_updates == 0:
-            scale = torch.where(std > 1e-6, std, 1.0)
-            model.set_rewards(mean, scale if asked is None else torch.full_like(scale, asked))
-        elif std > REWARD_GROWTH * model.reward_scale:
-            model.change_reward_scale(std)
+        scale = torch.where(std > 1e-6, std, 1.0)
+        if self.config.reward_scale is not None:
+            scale = torch.full_like(scale, self.config.reward_scale)
+        self.world_model.set_rewards(mean, scale)
 
     def _update_once(self) -> None:
         config = self.config

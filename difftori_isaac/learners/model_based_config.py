@@ -47,8 +47,7 @@ class ModelBasedConfig:
     """Critics that the targets of those on latent states bootstrap from: the ones on observations, which do not move
     with latent states, or, as in TD-MPC, their own slow copies."""
     reward_scale: float | None = None
-    """Reward that counts as 1; null is the standard deviation of the rewards of the seed steps, and that of all rewards
-    in the replay buffer whenever it has become ten times as large (heads that are distributions keep their unit)."""
+    """Reward that counts as 1; null is the standard deviation of the rewards of the seed steps."""
     learning_rate: float = 1e-3
     """Learning rate of all networks."""
     encoder_lr_scale: float = 0.3

@@ -108,34 +108,9 @@ class TdWorldModel(nn.Module):
     def set_rewards(self, mean: torch.Tensor, scale: torch.Tensor) -> None:
         """Let ``scale`` count as 1, and predictions start where every reward is the ``mean``."""
         self.reward_scale.copy_(scale)
-        for head in self._all_heads:
-            head.start_at(mean / scale)
-
-    @torch.no_grad()
-    def change_reward_scale(self, scale: torch.Tensor) -> None:
-        """Let ``scale`` count as 1 from now on; what is predicted stays the same (PopArt, arXiv 1602.07714).
-
-        Raises:
-            ValueError: If a head predicts a distribution, whose bins are where they are.
-        """
-        if not self.scalable:
-            raise ValueError("heads of the kind 'two_hot' keep their unit; allowed: scalar, residual")
-        factor = (self.reward_scale / scale).to(self.reward_scale.dtype)
-        for head in self._all_heads:
-            head.scale_by(factor)
-        self.reward_scale.copy_(scale)
-        if self.config.value_scale == "percentile":
-            self.value_unit.mul_(factor).clamp_(min=1.0)
-
-    @property
-    def scalable(self) -> bool:
-        """Whether the unit of rewards may change."""
-        return "two_hot" not in (self.config.reward_head, self.config.value_head)
-
-    @property
-    def _all_heads(self) -> list[Head]:
         critics = [*self.heads(), *self.heads(target=True), *self.raw_critics.twins, *self.target_raw_critics.twins]
-        return [self.reward_head, *critics]
+        for head in (self.reward_head, *critics):
+            head.start_at(mean / scale)
 
     @torch.no_grad()
     def update_targets(self, tau: float) -> None:

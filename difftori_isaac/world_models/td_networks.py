@@ -150,16 +150,6 @@ class Head(nn.Module):
             self.maximum.copy_(value + ROOM)
             bias.fill_((2.0 * ROOM / len(bias)) ** 0.5)
 
-    @torch.no_grad()
-    def scale_by(self, factor: torch.Tensor) -> None:
-        """Predict ``factor`` times what is predicted, from networks whose output is no distribution."""
-        assert self.kind != "two_hot"
-        if self.maximum is not None:
-            self.maximum.mul_(factor)
-            factor = factor.sqrt()
-        for parameter in self.net[-1].parameters():
-            parameter.mul_(factor)
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """What the network gives: a number, logits or residuals, shape (*batch, out_dim)."""
         return self.net(x)

@@ -284,30 +284,6 @@ def test_the_unit_of_rewards_is_their_deviation_or_what_is_asked_for(asked):
     assert algorithm.world_model.reward_scale.item() == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("asked", "heads", "follows"), [(None, "residual", True), (0.5, "residual", False), (None, "two_hot", False)]
-)
-def test_the_unit_of_rewards_follows_when_they_become_much_larger(asked, heads, follows):
-    objective = "return" if heads == "two_hot" else "least_squares"
-    kinds = {"reward_head": heads, "value_head": heads}
-    env, algorithm = build(4, trajopt={"objective": objective}, world_model=kinds, **CHEAP | {"reward_scale": asked})
-    step, size = env.step, 1.0
-
-    def rewarded(actions):
-        obs, _, dones, extras = step(actions)
-        return obs, size * torch.rand(4), dones, extras
-
-    env.step = rewarded
-    train(env, algorithm, 128)
-    first = algorithm.world_model.reward_scale.item()
-    train(env, algorithm, 256)
-    assert algorithm.world_model.reward_scale.item() == first, "the same rewards"
-    size = 1000.0
-    metrics = train(env, algorithm, 512)[-1][1]
-    expected = algorithm.replay.rewards().std(correction=0).item() if follows else first
-    assert metrics["reward_scale"] == pytest.approx(expected, rel=0.5) and algorithm.num_updates > 0
-
-
 def test_without_a_finite_seed_step_rewards_stay_as_they_are():
     env, algorithm = build(4, **CHEAP)
     step = env.step
@@ -336,10 +312,10 @@ def test_predictions_start_at_the_mean_reward_and_follow_it_fast():
     mean = batch.rewards.mean() / model.reward_scale
     assert mean > 4.0 and (model.reward_head.value(model.reward_head(x)).mean() - mean).abs() < 1.0
     starts, before = [maximum.item() for maximum in model.maxima()], algorithm.num_updates
-    offset = 50.0  # not so far that the unit of rewards would follow
+    offset = 200.0
     train(env, algorithm, 640)
     assert algorithm.num_updates - before == 128
-    assert all(maximum.item() - start > 0.3 for maximum, start in zip(model.maxima(), starts, strict=True))
+    assert all(maximum.item() - start > 0.5 for maximum, start in zip(model.maxima(), starts, strict=True))
 
 
 def test_the_updates_of_the_seed_steps_are_made_up_for_over_iterations():

@@ -111,36 +111,6 @@ def test_the_value_unit_follows_the_spread_of_values_and_is_at_least_one():
     assert model.value_unit.item() == 1.0
 
 
-@pytest.mark.parametrize("kind", ["residual", "scalar"])
-def test_another_unit_of_rewards_changes_no_prediction_and_no_plan(kind):
-    model, obs = build(reward_head=kind, value_head=kind)
-    model.reward_scale.fill_(0.5)
-    model.value_unit.fill_(30.0)
-    z, a, features = model.encode(obs), ACTIONS, model.features(obs)
-
-    def predicted():
-        values = [model.q(z, a), model.q(z, a, target=True), model.raw_critics(features, a)]
-        values += [
-            model.target_raw_critics(features, a),
-            model.reward_head.value(model.reward_head(torch.cat((z, a), 1))),
-        ]
-        return [model.reward_scale * value for value in values] + [model.reward(z, a), model.terminal_value(z)]
-
-    with torch.no_grad():
-        before = predicted()
-        model.change_reward_scale(torch.tensor(2.0, dtype=torch.float64))
-        assert model.reward_scale == 2.0 and model.value_unit == 7.5
-        torch.testing.assert_close(predicted(), before)
-        model.change_reward_scale(torch.tensor(200.0))
-        assert model.value_unit == 1.0
-
-
-def test_bins_keep_their_unit():
-    model, _ = build(reward_head="two_hot")
-    with pytest.raises(ValueError, match="'two_hot' keep their unit; allowed: scalar, residual"):
-        model.change_reward_scale(torch.tensor(2.0))
-
-
 @pytest.mark.parametrize("settings", [{}, NORMALIZED])
 def test_squared_residuals_are_the_return_up_to_constants(settings):
     model, obs = build(**settings)
