@@ -10,6 +10,7 @@ from tensordict import TensorDict
 from difftori_isaac.learners.model_based import build_model_based
 from difftori_isaac.learners.model_based_config import ModelBasedConfig
 from difftori_isaac.learners.td_losses import model_losses, plan_loss, prior_loss
+from difftori_isaac.policies.planner import SolverStatistics
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.world_models.td_config import TdWorldModelConfig
 
@@ -233,6 +234,29 @@ def test_a_step_through_plans_follows_so_many_without(monkeypatch):
     metrics = algorithm.update()
     assert algorithm.num_updates == 7 and list(losses) == [3, 6]
     assert metrics["plan"] == pytest.approx(sum(loss.item() for loss in losses.values()) / 2)
+
+
+def test_slow_copies_follow_once_in_so_many_steps():
+    env, algorithm = build(**CHEAP | {"target_update_interval": 3})
+    train(env, algorithm, 128)
+    model, moved = algorithm.world_model, []
+    for _ in range(6):
+        before = [parameter.clone() for parameter in model.target_critics.parameters()]
+        algorithm.updates_due = 1.0
+        algorithm.update()
+        if not all(map(torch.equal, before, model.target_critics.parameters())):
+            moved.append(algorithm.num_updates)
+    assert algorithm.num_updates == 8 and moved == [3, 6]
+
+
+def test_statistics_of_solves_begin_anew_once_they_are_read():
+    env, algorithm = build(4)
+    policy, fresh, obs = algorithm.policy, SolverStatistics(), env.get_observations()
+    with torch.inference_mode():
+        policy.plan(obs)
+    assert policy.statistics.pop()["solver_iterations"] > 0 and policy.statistics.pop() == {}
+    fresh.add(policy.plan(obs.apply(torch.neg)))
+    assert policy.statistics.pop() == fresh.pop()
 
 
 @pytest.mark.parametrize("num_envs", [4, 32])
