@@ -28,6 +28,8 @@ class Sequences(NamedTuple):
     """1 where step k begins in the episode of step 0, shape (batch, length)."""
     continued: torch.Tensor
     """1 where step k also ends in it, shape (batch, length)."""
+    rewarded: torch.Tensor
+    """1 where the reward of step k is one of its episode, shape (batch, length)."""
 
 
 def sample_sequences(
@@ -36,6 +38,7 @@ def sample_sequences(
     rewards: torch.Tensor,
     returns: torch.Tensor,
     dones: torch.Tensor,
+    rewarded: torch.Tensor,
     *,
     length: int,
     batch_size: int,
@@ -48,6 +51,7 @@ def sample_sequences(
         rewards: Shape (T, num_envs).
         returns: Shape (T, num_envs).
         dones: 1 where an episode ended with the step, shape (T, num_envs).
+        rewarded: False where the environment's answer was not finite and there is no reward, shape (T, num_envs).
         length: Steps of a sub-sequence, at most T.
         batch_size: Number of sub-sequences.
     """
@@ -56,13 +60,15 @@ def sample_sequences(
     env = torch.randint(num_envs, (batch_size, 1), device=rewards.device)
     steps = start + torch.arange(length, device=rewards.device)
     continued = (1.0 - dones[steps, env].to(rewards.dtype)).cumprod(dim=1)
+    reached = torch.cat((torch.ones_like(continued[:, :1]), continued[:, :-1]), dim=1)
     return Sequences(
         obs=obs[torch.cat((steps, steps[:, -1:] + 1), dim=1), env],
         actions=actions[steps, env],
         rewards=rewards[steps, env],
         returns=returns[steps, env],
-        reached=torch.cat((torch.ones_like(continued[:, :1]), continued[:, :-1]), dim=1),
+        reached=reached,
         continued=continued,
+        rewarded=reached * rewarded[steps, env],
     )
 
 
@@ -75,6 +81,7 @@ def model_losses(
     """Consistency, reward and value losses of open-loop predictions from the first observation, weighted by ρ^k.
 
     Rewards are learned in units of ``model.return_std``, returns as distances from ``model.return_mean`` in that unit.
+    The last reward of an episode counts, what was observed behind it does not: it belongs to the next one.
     Each loss is a mean over the valid steps (TD-MPC, arXiv 2203.04955, equation 4, with λ-returns for the value).
 
     Args:
@@ -103,7 +110,7 @@ def model_losses(
         "reward": F.huber_loss(model.reward(zs[:, :-1], batch.actions), rewards, reduction="none"),
         "value": F.huber_loss(model.terminal_value(zs[:, :-1]), values, reduction="none"),
     }
-    weights = {"consistency": batch.continued, "reward": batch.continued, "value": batch.reached}
+    weights = {"consistency": batch.continued, "reward": batch.rewarded, "value": batch.reached}
     losses = {}
     for name, error in errors.items():
         weight = rho * weights[name]

@@ -93,6 +93,8 @@ class TrajOptPPO(PPO):
         self._model_parameters = [*model.parameters(), *self._trajopt_actor.encoders.parameters()]
         self.model_optimizer = torch.optim.Adam(self._model_parameters, lr=model_losses.learning_rate, fused=True)
         self._last_obs: TensorDict | None = None
+        self._rewards = torch.zeros(self.storage.rewards.shape[:2], device=self.device)
+        self._rewarded = torch.zeros_like(self._rewards, dtype=torch.bool)
 
     @property
     def planner(self) -> TrajOptPlanner:
@@ -107,6 +109,15 @@ class TrajOptPPO(PPO):
     def world_model(self) -> LatentWorldModel:
         """The model the plan is optimised against."""
         return self.planner.world_model
+
+    def process_env_step(
+        self, obs: TensorDict, rewards: torch.Tensor, dones: torch.Tensor, extras: dict[str, torch.Tensor]
+    ) -> None:
+        """See rsl_rl; keeps rewards for the model as they are, without the values that bootstrap time-outs."""
+        super().process_env_step(obs, rewards, dones, extras)
+        step = self.storage.step - 1
+        self._rewards[step] = rewards
+        self._rewarded[step] = ~extras.get("nonfinite", torch.zeros_like(dones)).bool()
 
     def compute_returns(self, obs: TensorDict) -> None:
         """See rsl_rl; keeps the observation behind the rollout for the consistency loss."""
@@ -159,11 +170,11 @@ class TrajOptPPO(PPO):
             groups = (*actor.encoders.flat, *actor.encoders)
             parts = [part.select(*groups) for part in (st.observations, self._last_obs.unsqueeze(0))]
             obs = cast("TensorDict", torch.cat(parts))  # pyright: ignore[reportArgumentType, reportCallIssue]
-            steps = (st.actions, *(tensor.squeeze(-1) for tensor in (st.rewards, st.returns, st.dones)))
+            steps = (st.actions, self._rewards, st.returns.squeeze(-1), st.dones.squeeze(-1))
             fit = model_fit(model, torch.stack([actor.encode(step) for step in obs]), *steps)
         sums: dict[str, torch.Tensor] = {}
         for _ in range(config.num_updates):
-            batch = sample_sequences(obs, *steps, length=config.horizon, batch_size=config.batch_size)
+            batch = sample_sequences(obs, *steps, self._rewarded, length=config.horizon, batch_size=config.batch_size)
             losses = model_losses(model, actor.encode, batch, config)
             if config.prior_coef > 0:
                 losses["prior"] = self._prior_loss(batch.obs[:, 0])

@@ -38,6 +38,7 @@ def make_sequences(**changes) -> Sequences:
         "returns": torch.randn(4, 3, generator=generator),
         "reached": torch.ones(4, 3),
         "continued": torch.ones(4, 3),
+        "rewarded": torch.ones(4, 3),
     }
     return Sequences(**fields | changes)
 
@@ -50,7 +51,10 @@ def test_sequences_are_cut_out_of_the_rollout_and_end_with_the_episode():
     obs["pixels"] = torch.stack((step, env), dim=-1).to(torch.uint8)[:, :, :, None, None].expand(-1, -1, -1, 4, 5)
     dones = torch.zeros(num_steps, num_envs, dtype=torch.uint8)
     dones[4, 1] = 1
-    batch = sample_sequences(obs, obs["policy"][:-1], step[:-1], 10 * step[:-1], dones, length=3, batch_size=2000)
+    rewarded = torch.ones(num_steps, num_envs, dtype=torch.bool)
+    rewarded[6, 2] = False
+    steps = (obs["policy"][:-1], step[:-1], 10 * step[:-1], dones, rewarded)
+    batch = sample_sequences(obs, *steps, length=3, batch_size=2000)
     assert batch.obs["pixels"].dtype == torch.uint8
     assert torch.equal(batch.obs["pixels"][..., 3, 4].float(), batch.obs["policy"])
     start, which = batch.obs["policy"][:, 0].unbind(dim=-1)
@@ -63,6 +67,7 @@ def test_sequences_are_cut_out_of_the_rollout_and_end_with_the_episode():
         ends_now = (which == 1) & (start + k == 4)
         assert torch.equal(batch.reached[:, k] == 0, ended_before)
         assert torch.equal(batch.continued[:, k] == 0, ended_before | ends_now)
+        assert torch.equal(batch.rewarded[:, k] == 0, ended_before | ((which == 2) & (start + k == 6)))
     assert torch.equal(batch.obs["policy"][:, 3, 0], start + 3)
 
 
@@ -70,14 +75,14 @@ def test_what_is_behind_the_end_of_an_episode_does_not_count():
     model = make_model()
     reached, continued = torch.ones(4, 3), torch.ones(4, 3)
     continued[:, 1:], reached[:, 2:] = 0.0, 0.0
-    batch = make_sequences(reached=reached, continued=continued)
+    batch = make_sequences(reached=reached, continued=continued, rewarded=reached)
     losses = losses_of(model, batch)
-    for name, index in (("obs", 2), ("rewards", 1), ("returns", 2), ("actions", 2)):
+    for name, index in (("obs", 2), ("rewards", 2), ("returns", 2), ("actions", 2)):
         value = getattr(batch, name).clone()
         value[:, index:] = value[:, index:] + 7.0
         changed = losses_of(model, batch._replace(**{name: value}))
         assert all(torch.equal(changed[key], losses[key]) for key in losses), name
-    for name, index, key in (("obs", 1, "consistency"), ("rewards", 0, "reward"), ("returns", 1, "value")):
+    for name, index, key in (("obs", 1, "consistency"), ("rewards", 1, "reward"), ("returns", 1, "value")):
         value = getattr(batch, name).clone()
         value[:, index:] = value[:, index:] + 7.0
         assert losses_of(model, batch._replace(**{name: value}))[key] != losses[key], name

@@ -102,7 +102,7 @@ def test_a_saved_learner_continues_bit_for_bit(env):
     for name in ("observations", "actions", "rewards", "dones", "values", "returns", "advantages", "actions_log_prob"):
         getattr(other.storage, name).copy_(getattr(algorithm.storage, name))
     other.storage.distribution_params = tuple(p.clone() for p in algorithm.storage.distribution_params)
-    other._last_obs = algorithm._last_obs
+    other._last_obs, other._rewards, other._rewarded = algorithm._last_obs, algorithm._rewards, algorithm._rewarded
     results = []
     for learner in (algorithm, other):
         torch.manual_seed(3)
@@ -113,6 +113,37 @@ def test_a_saved_learner_continues_bit_for_bit(env):
     assert losses[0] == losses[1]
     for a, b in zip(algorithm.actor.parameters(), other.actor.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_the_model_learns_rewards_and_not_the_values_that_bootstrap_time_outs(env):
+    algorithm = build(env)
+    obs = env.get_observations()
+    cut_off, nonfinite = (torch.arange(env.num_envs) == row for row in (0, 1))
+    with torch.inference_mode():
+        for _ in range(algorithm.storage.num_transitions_per_env):
+            obs, rewards, dones, extras = env.step(algorithm.act(obs))
+            changed = extras | {"time_outs": cut_off, "nonfinite": nonfinite}
+            algorithm.process_env_step(obs, rewards, dones | cut_off | nonfinite, changed)
+        algorithm.compute_returns(obs)
+    assert torch.equal(algorithm._rewards[-1], rewards)
+    assert not torch.equal(algorithm.storage.rewards[-1, 0, 0], rewards[0])
+
+    def reward_loss():
+        torch.manual_seed(0)
+        return build_again()._update_model()["model_reward"]
+
+    def build_again():
+        other = build(env)
+        other.storage, other._last_obs = algorithm.storage, algorithm._last_obs
+        other._rewards, other._rewarded = algorithm._rewards, algorithm._rewarded
+        return other
+
+    before = reward_loss()
+    algorithm._rewards[:, 1] += 7.0  # of an environment whose answers were not finite
+    algorithm.storage.rewards += 7.0
+    assert reward_loss() == before
+    algorithm._rewards[:, 0] += 7.0  # last steps, all of them
+    assert reward_loss() != before
 
 
 def test_what_would_be_ignored_is_refused(env):
