@@ -7,6 +7,7 @@ from copy import deepcopy
 import pytest
 import torch
 
+from difftori_isaac.trajopt import cuda_graph
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.kernels.latent import latent_cost_and_gradient
 from difftori_isaac.trajopt.layer import TrajOptLayer
@@ -81,6 +82,17 @@ def test_a_replay_sees_new_weights_and_new_memory():
             for parameter in (*model.parameters(), *on_gpu.parameters()):
                 change(parameter)
         assert_equal(plan(layer, on_gpu, obs.cuda())[:3], plan(layer, model, obs)[:3])
+
+
+def test_graphs_beyond_the_most_make_room_for_each_other(monkeypatch):
+    monkeypatch.setattr(cuda_graph, "_MAX_GRAPHS", 2)
+    layer, (model, obs) = TrajOptLayer(TrajOptConfig(horizon=HORIZON)), make()
+    on_gpu = deepcopy(model).cuda()
+    with torch.no_grad():
+        for num_envs in (9, 8, 9, 7, 9, 8, 8, 8, 9):
+            seen = obs[:num_envs]
+            assert_equal(plan(layer, on_gpu, seen.cuda())[:3], plan(layer, model, seen)[:3])
+    assert len(cuda_graph._GRAPHS[on_gpu]) == 2
 
 
 def test_a_replay_contains_what_is_not_finite():
