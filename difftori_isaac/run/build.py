@@ -121,7 +121,7 @@ def fill_from_task[C: RunConfig](config: C, settings: Mapping[str, Any]) -> C:
     if config.policy == "trajopt" and world_model.name != fitting:
         raise ConfigError(
             f"world_model is {world_model.name!r}, which learner={learner.name} cannot train; allowed: "
-            + ("world_model=latent" if fitting == "latent" else "world_model=td, td_wide, difftori, tdmpc2")
+            + ("world_model=latent" if fitting == "latent" else "world_model=td, td_wide, td_large, difftori, tdmpc2")
         )
     if learner.name == "model_based":
         if config.policy != "trajopt":
