@@ -117,7 +117,7 @@ class ModelBased:
         count = 0
         if min(self.env_steps, len(self.replay)) >= max(self.seed_steps, 1):
             if self.num_updates == 0:
-                self._set_units()
+                self._set_rewards()
             count = self._take_due()
         for _ in range(count):
             self._update_once()
@@ -183,8 +183,8 @@ class ModelBased:
         self.policy.output_std = (self.policy.scale * std.mean()).expand(self.world_model.action_dim)
         self.policy.horizon = self.config.planning_horizon(self.env_steps, len(self.policy.layers))
 
-    def _set_units(self) -> None:
-        """Tell the model how rewards so far are spread, or their given scale, and on request how observations are."""
+    def _set_rewards(self) -> None:
+        """Tell the model the mean of the rewards so far, and their standard deviation or the given scale."""
         rewards = self.replay.rewards().double()
         mean = rewards.mean().nan_to_num(0.0)  # of no rewards if none was finite
         std = (rewards - mean).square().mean().sqrt()
@@ -192,9 +192,6 @@ class ModelBased:
         if self.config.reward_scale is not None:
             scale = torch.full_like(scale, self.config.reward_scale)
         self.world_model.set_rewards(mean, scale)
-        if self.config.obs_normalization:
-            features = self.world_model.features
-            features.normalize([self.replay.observations(name) for name in features.encoders.flat])
 
     def _update_once(self) -> None:
         config = self.config

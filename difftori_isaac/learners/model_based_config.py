@@ -48,8 +48,6 @@ class ModelBasedConfig:
     with latent states, or, as in TD-MPC, their own slow copies."""
     reward_scale: float | None = None
     """Reward that counts as 1; null is the standard deviation of the rewards of the seed steps."""
-    obs_normalization: bool = False
-    """Whether flat observations are normalised by their mean and standard deviation in the seed steps."""
     learning_rate: float = 1e-3
     """Learning rate of all networks."""
     encoder_lr_scale: float = 0.3

@@ -114,10 +114,6 @@ class ReplayBuffer:
         """Rewards of all steps held, in no order, shape (num_steps,)."""
         return self.rows["reward"][self.rows["step"]].to(self.device)
 
-    def observations(self, name: str) -> torch.Tensor:
-        """Observations of a group at all steps held, in no order, shape (num_steps, *shape of the group)."""
-        return self.rows[_OBS + name][self.rows["step"]].to(self.device)
-
     def add(
         self,
         actions: torch.Tensor,

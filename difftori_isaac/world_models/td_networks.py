@@ -19,8 +19,6 @@ PIXELS = "pixels"
 """Observation group of images, uint8 of shape (num_envs, channels, height, width)."""
 
 
-MIN_STD = 0.01
-"""Added to the standard deviation of an observation that is normalised, in its units."""
 ROOM = 2.0
 """What a residual head can predict above where it starts, in its unit."""
 
@@ -57,11 +55,6 @@ class Features(nn.Module):
     without biases: with torch's, features of four layers are all but the same for every image.
     """
 
-    flat_mean: torch.Tensor
-    """What is subtracted from flat groups, 0 until :meth:`normalize`, shape (flat_dim,)."""
-    flat_std: torch.Tensor
-    """What they are divided by, 1 until then."""
-
     def __init__(self, obs: TensorDict, groups: list[str], config: TdWorldModelConfig) -> None:
         """Size the encoders for ``obs``, batch size (num_envs,)."""
         super().__init__()
@@ -73,8 +66,6 @@ class Features(nn.Module):
         self.encoders = GroupEncoders(obs, groups, images)
         self.trunks = nn.ModuleDict()
         widths = [obs[name].shape[1] for name in self.encoders.flat]
-        self.register_buffer("flat_mean", torch.zeros(sum(widths)))
-        self.register_buffer("flat_std", torch.ones(sum(widths)))
         for name, encoder in self.encoders.items():
             if isinstance(encoder, ImageEncoder):
                 encoder.cnn.init_weights()
@@ -86,28 +77,10 @@ class Features(nn.Module):
                 widths.append(cast("PointNet", encoder).out_dim)
         self.out_dim = sum(widths)
 
-    @torch.no_grad()
-    def normalize(self, flat: list[torch.Tensor]) -> None:
-        """From now on, give flat groups the mean 0 and the standard deviation 1 that they have in these observations.
-
-        A component that hardly moves, by less than 0.01, is not blown up further than that (as in rsl_rl).
-
-        Args:
-            flat: Observations of each flat group, shape (num_observations, dim).
-        """
-        if flat and len(flat[0]):
-            values = torch.cat(flat, dim=-1)
-            self.flat_mean.copy_(values.mean(dim=0))
-            self.flat_std.copy_(values.std(dim=0, unbiased=False) + MIN_STD)
-
     def forward(self, obs: TensorDict) -> torch.Tensor:
         """Shape (*batch_size, out_dim)."""
         encoded = zip(self.trunks.values(), self.encoders(obs), strict=True)
-        parts = [trunk(x) for trunk, x in encoded]
-        if self.encoders.flat:
-            flat = torch.cat([obs[name] for name in self.encoders.flat], dim=-1)
-            parts.insert(0, (flat - self.flat_mean) / self.flat_std)
-        return torch.cat(parts, dim=-1)
+        return torch.cat([*(obs[name] for name in self.encoders.flat), *(trunk(x) for trunk, x in encoded)], dim=-1)
 
 
 def random_shift(images: torch.Tensor, pad: int) -> torch.Tensor:

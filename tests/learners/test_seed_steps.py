@@ -3,7 +3,6 @@
 import pytest
 import torch
 from small_cart import CHEAP, build, train
-from tensordict import TensorDict
 
 
 @pytest.mark.parametrize(("num_envs", "given", "steps"), [(50, None, 2500), (60, None, 3000), (60, 0, 0)])
@@ -27,28 +26,8 @@ def test_the_unit_of_rewards_is_their_deviation_or_what_is_asked_for(asked):
     assert algorithm.world_model.reward_scale.item() == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("asked", [False, True])
-def test_observations_have_the_unit_that_they_come_in_or_that_of_the_seed_steps(asked):
-    env, algorithm = build(4, **CHEAP | {"obs_normalization": asked})
-    observe, unit, origin = env.get_observations, torch.tensor([1000.0, 0.1]), torch.tensor([0.0, 5.0])
-    env.get_observations = lambda: observe().apply(lambda values: unit * values + origin)
-    train(env, algorithm, 128)
-    held = algorithm.replay.observations("policy")
-    features = algorithm.world_model.features(TensorDict({"policy": held}, [len(held)]))
-    if not asked:
-        assert len(held) == 128 and torch.equal(features, held)
-        return
-    std = held.std(dim=0, unbiased=False)
-    torch.testing.assert_close(features, (held - held.mean(dim=0)) / (std + 0.01))
-    _, other = build(4, **CHEAP | {"obs_normalization": True})
-    other.load(algorithm.save(), None, True)
-    train(env, algorithm, 256)
-    for learner in (algorithm, other):
-        assert torch.equal(learner.world_model.features(TensorDict({"policy": held}, [len(held)])), features)
-
-
-def test_without_a_finite_seed_step_rewards_and_observations_stay_as_they_are():
-    env, algorithm = build(4, **CHEAP | {"obs_normalization": True})
+def test_without_a_finite_seed_step_rewards_stay_as_they_are():
+    env, algorithm = build(4, **CHEAP)
     step = env.step
 
     def failed(actions):
@@ -57,8 +36,7 @@ def test_without_a_finite_seed_step_rewards_and_observations_stay_as_they_are():
 
     env.step = failed
     train(env, algorithm, 128)
-    model, obs = algorithm.world_model, env.get_observations()
-    assert model.reward_scale == 1.0 and torch.equal(model.features(obs), obs["policy"])
+    assert algorithm.world_model.reward_scale == 1.0
 
 
 def test_predictions_start_at_the_mean_reward_and_follow_it_fast():
