@@ -6,20 +6,27 @@ import re
 
 import pytest
 
-LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
+LINK = re.compile(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def pages(root):
     return [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").glob("*.md"))]
 
 
-def test_links_between_pages_lead_to_files(root):
-    dead = [
-        f"{page.name}: {target}"
-        for page in pages(root)
-        for target in LINK.findall(page.read_text())
-        if not (page.parent / target).exists()
-    ]
+def anchors(page):
+    """What GitHub makes of the headings of a page."""
+    headings = (heading.lower().replace(" ", "-") for heading in HEADING.findall(page.read_text()))
+    return {re.sub(r"[^\w-]", "", heading) for heading in headings}
+
+
+def test_links_between_pages_lead_to_files_and_headings(root):
+    dead = []
+    for page in pages(root):
+        for name, anchor in LINK.findall(page.read_text()):
+            target = page.parent / name if name else page
+            if not target.exists() or (anchor and anchor not in anchors(target)):
+                dead.append(f"{page.name}: {name}#{anchor}")
     assert dead == []
 
 
