@@ -141,6 +141,7 @@ def mean_curve(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 def _draw(config: PlotConfig, groups: dict[str, list[Curve]], title: str) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -150,7 +151,11 @@ def _draw(config: PlotConfig, groups: dict[str, list[Curve]], title: str) -> Non
         if len(curves) > 1:
             axes.fill_between(xs, mean - half, mean + half, color=line.get_color(), alpha=0.2, linewidth=0)
     axes.set(title=title, xlabel=config.x.replace("_", " "), ylabel=config.y.replace("_", " "))
-    axes.set_xscale("log" if config.log_x else "linear")
+    if config.log_x:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
     if len(groups) > MOST_LABELS_INSIDE:
         figure.legend(loc="outside right upper")
