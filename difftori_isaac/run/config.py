@@ -73,7 +73,7 @@ class RunConfig:
     """
 
     task: str
-    """Alias (Cartpole, Reach, Lift), any registered Isaac Lab id, or domain-task of the DeepMind Control suite, such as
+    """Alias such as Lift, any registered Isaac Lab id, or domain-task of the DeepMind Control suite such as
     walker-walk; `scripts/list_tasks.py` lists them."""
     policy: Literal["trajopt", "mlp"] = "trajopt"
     """Trajectory-optimizer policy, or rsl_rl's own MLP as the baseline."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from difftori_isaac.run.errors import ConfigError
 from difftori_isaac.run.evaluate import summary
@@ -51,6 +52,23 @@ def test_picture(runs: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.
     assert "2 runs of mlp, trajopt" in capsys.readouterr().out
     assert main([f"runs={runs}/*/*", f"output={picture}", "label=[policy,trajopt.solver]"]) == 0
     assert "runs of policy=mlp solver=theseus, policy=trajopt solver=theseus written" in capsys.readouterr().out
+
+
+def test_a_logarithmic_axis_is_labelled_in_thousands(runs: Path, monkeypatch: pytest.MonkeyPatch):
+    path = runs / "trajopt" / "2" / "metrics.csv"
+    path.write_text("iteration,env_steps,mean_return\n1,12000,0\n2,40000,1\n3,110000,2\n")
+    labels: list[str] = []
+
+    def savefig(figure: Figure, *args: object, **kwargs: object) -> None:
+        figure.draw_without_rendering()
+        axis = figure.axes[0].xaxis
+        low, high = axis.get_view_interval()
+        labels.extend(tick.label1.get_text() for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high)
+        labels.extend(tick.label1.get_text() for tick in axis.get_minor_ticks() if tick.label1.get_text())
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    assert main([f"runs={path.parent}", f"output={runs}/curves.png", "log_x=true"]) == 0
+    assert labels == ["20k", "50k", "100k"]
 
 
 @pytest.mark.parametrize(
