@@ -34,6 +34,10 @@ class TdWorldModelConfig:
     """Normalisation of latent states: none, or a softmax over each group of ``simnorm_dim`` components."""
     simnorm_dim: int = 8
     """Components of a group of ``latent_norm=simnorm``."""
+    raw_critic_dims: tuple[int, ...] | None = None
+    """Hidden widths of the critics on observations, which no plan passes through; if not given, ``hidden_dims``."""
+    raw_critic_layer_norm: bool | None = None
+    """Whether these have layer normalisations; if not given, as ``layer_norm``."""
     num_q: int = 2
     """Critics Q(z, a); the plan takes the smaller of the first two."""
     reward_head: HeadName = "residual"
@@ -78,8 +82,8 @@ class TdWorldModelConfig:
                 raise ValueError(f"world_model.{name} is {getattr(self, name)}; allowed: an integer of at least 2")
         if self.pixel_shift < 0:
             raise ValueError(f"world_model.pixel_shift is {self.pixel_shift}; allowed: an integer of at least 0")
-        for name in ("encoder_dims", "hidden_dims", "pixel_kernels", "pixel_strides"):
-            if any(width < 1 for width in getattr(self, name)):
+        for name in ("encoder_dims", "hidden_dims", "raw_critic_dims", "pixel_kernels", "pixel_strides"):
+            if any(width < 1 for width in getattr(self, name) or ()):
                 raise ValueError(f"world_model.{name} is {getattr(self, name)}; allowed: integers of at least 1")
         if not self.pixel_kernels or len(self.pixel_kernels) != len(self.pixel_strides):
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -186,6 +187,12 @@ class RawCritics(nn.Module):
     def __init__(self, in_dim: int, config: TdWorldModelConfig, *, return_unit: float) -> None:
         """Build the networks for features and actions of width ``in_dim`` together."""
         super().__init__()
+        dims, layer_norm = config.raw_critic_dims, config.raw_critic_layer_norm
+        config = replace(
+            config,
+            hidden_dims=config.hidden_dims if dims is None else dims,
+            layer_norm=config.layer_norm if layer_norm is None else layer_norm,
+        )
         self.heads = nn.ModuleList(Head(in_dim, config.value_head, config, unit=return_unit) for _ in range(2))
 
     @property

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
+from torch import nn
 from torch.func import jvp, vmap
 
 from difftori_isaac.trajopt.config import TrajOptConfig
@@ -88,6 +89,20 @@ def test_predictions_start_at_the_mean_reward_with_room_and_a_gradient(head, mea
         assert (critic.normalized(output) - 0.5 * mean).abs().max() < 0.5
         assert critic.maximum is None or critic.maximum == 0.5 * mean + ROOM
     assert (torch.autograd.grad(model.reward_head.value(model.reward_head(x)).sum(), x)[0] != 0).all()
+
+
+def test_critics_on_observations_have_sizes_of_their_own_and_plans_stay_as_they_are():
+    model, obs = build(raw_critic_dims=(20, 16), raw_critic_layer_norm=True)
+    for critic in [*model.raw_critics.twins, *model.target_raw_critics.twins]:
+        assert [layer.out_features for layer in critic.net if isinstance(layer, nn.Linear)] == [20, 16, 4]
+        assert sum(isinstance(layer, nn.LayerNorm) for layer in critic.net) == 2
+    others = [*model.heads(), model.reward_head]
+    assert all(not isinstance(layer, nn.LayerNorm) for head in others for layer in head.net)
+    assert model.second_order_weights() is not None
+    assert model.raw_critics(model.features(obs), ACTIONS).shape == (NUM_ENVS,)
+    model, _ = build(layer_norm=True, raw_critic_layer_norm=False)
+    assert not any(isinstance(module, nn.LayerNorm) for module in model.raw_critics.modules())
+    assert [layer.out_features for layer in model.raw_critics.twins[0].net if isinstance(layer, nn.Linear)] == [12, 4]
 
 
 def test_targets_move_towards_the_critics_by_tau():
@@ -234,6 +249,7 @@ def test_images_of_a_small_thing_at_different_places_differ_from_the_start(kerne
         ({"vmin": 3.0, "vmax": 1.0}, "vmin is 3.0 and world_model.vmax is 1.0"),
         ({"num_q": 1}, "num_q is 1; allowed: an integer of at least 2"),
         ({"pixel_strides": (4, 0, 2)}, r"pixel_strides is \(4, 0, 2\); allowed: integers of at least 1"),
+        ({"raw_critic_dims": (8, 0)}, r"raw_critic_dims is \(8, 0\); allowed: integers of at least 1"),
         ({"pixel_kernels": (8, 4)}, r"pixel_kernels is \(8, 4\) and .*; allowed: as many of each"),
     ],
 )
