@@ -24,7 +24,7 @@ from difftori_isaac.world_models.td_config import TdWorldModelConfig
 REFERENCE = Reference("DiffTORI, published code", same=())
 _OBS_DIM, _ACTION_DIM, _EPISODE_STEPS = 24, 6, 500  # of the walker of the DeepMind Control suite
 _COLLECTED = 16
-PRESETS = ("td", "td_critics", "td_wide", "td_large", "difftori", "tdmpc2")
+PRESETS = ("td", "td_wide", "td_large", "difftori", "tdmpc2")
 """World models, by their files in configs/world_model."""
 LEARNERS = {
     "with batches of 128": ("learner=model_based", "learner.batch_size=128"),

@@ -120,8 +120,8 @@ def fill_from_task[C: RunConfig](config: C, settings: Mapping[str, Any]) -> C:
     fitting = "latent" if learner.name == "ppo" else "td"
     if config.policy == "trajopt" and world_model.name != fitting:
         raise ConfigError(
-            f"world_model is {world_model.name!r}, which learner={learner.name} cannot train; allowed: world_model="
-            + ("latent" if fitting == "latent" else "td, td_critics, td_wide, td_large, difftori, tdmpc2")
+            f"world_model is {world_model.name!r}, which learner={learner.name} cannot train; allowed: "
+            + ("world_model=latent" if fitting == "latent" else "world_model=td, td_wide, td_large, difftori, tdmpc2")
         )
     if learner.name == "model_based":
         if config.policy != "trajopt":

@@ -42,9 +42,6 @@ def test_a_learner_brings_its_settings_and_its_world_model():
         config = make("task=A", "learner=model_based", f"world_model={name}")
         assert config.world_model.hidden_dims == (units, units)
         assert config.trajopt == make("task=A", "learner=model_based").trajopt
-    config = make("task=A", "learner=model_based", "world_model=td_critics")
-    assert (config.world_model.raw_critic_dims, config.world_model.raw_critic_layer_norm) == ((256, 256), True)
-    assert config.world_model.hidden_dims == make("task=A", "learner=model_based").world_model.hidden_dims
 
 
 def test_a_learner_for_many_environments_is_the_same_with_other_settings():
@@ -127,7 +124,7 @@ def test_every_key_has_a_default_and_inherited_keys_their_description():
 BAD = {
     "learner.tau=0.5": "learner.tau is no setting of this learner, 'ppo'",
     "learner.name=model_based": "unknown key 'learner.name'",
-    "world_model=x": "world_model is 'x'; allowed: difftori, latent, td, td_critics, td_large, td_wide, tdmpc2",
+    "world_model=x": "world_model is 'x'; allowed: difftori, latent, td, td_large, td_wide, tdmpc2",
     "Lift": "'Lift' is not an override; allowed: key=value",
     "--num_envs": "'--num_envs' is not an override; allowed: key=value, for example num_envs=<value>",
     "--task=Lift": "for example task=<value>",
