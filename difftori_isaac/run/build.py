@@ -6,11 +6,14 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
+from difftori_isaac.learners.config import PPOConfig
+from difftori_isaac.learners.imitation_config import ImitationConfig
 from difftori_isaac.learners.model_based_config import ModelBasedConfig
 from difftori_isaac.run.config import RunConfig
 from difftori_isaac.run.errors import ConfigError
@@ -22,6 +25,25 @@ if TYPE_CHECKING:
 CPU_NUM_ENVS = 512
 """Isaac Lab's environments on CPU unless asked otherwise. A step with a robot arm costs about 36 ms plus 0.24 ms per
 environment: with 512, a quarter of it does not depend on their number, and an iteration still takes seconds."""
+
+
+class Fitting(NamedTuple):
+    """What a learner can train."""
+
+    policies: tuple[str, ...]
+    """Values of ``policy``."""
+    world_model: str
+    """Form of the world model."""
+    world_model_files: str
+    """Files of configs/world_model of that form."""
+
+
+FITTING = {
+    "ppo": Fitting(("trajopt", "mlp"), "latent", "latent"),
+    "model_based": Fitting(("trajopt",), "td", "td, td_wide, td_large, difftori, tdmpc2"),
+    "imitation": Fitting(("trajopt", "mlp", "diffusion", "ibc"), "chunk", "chunk"),
+}
+"""By the names of the learners."""
 
 
 def resolve_device(device: str) -> str:
@@ -114,18 +136,24 @@ def fill_from_task[C: RunConfig](config: C, settings: Mapping[str, Any]) -> C:
     """Replaces settings of PPO that are None by those of the task's rsl_rl configuration.
 
     Raises:
-        ConfigError: If the learner cannot train the policy or the world model.
+        ConfigError: If the learner cannot train the policy or the world model, or has nothing to learn from.
     """
-    learner, world_model = config.learner, config.world_model
-    fitting = "latent" if learner.name == "ppo" else "td"
-    if config.policy == "trajopt" and world_model.name != fitting:
+    learner, world_model, fitting = config.learner, config.world_model, FITTING[config.learner.name]
+    if config.policy not in fitting.policies:
+        allowed = ", ".join(f"policy={name}" for name in fitting.policies)
+        raise ConfigError(f"policy is {config.policy!r}; allowed with learner={learner.name}: {allowed}")
+    if (config.policy == "trajopt" or learner.name == "imitation") and world_model.name != fitting.world_model:
         raise ConfigError(
-            f"world_model is {world_model.name!r}, which learner={learner.name} cannot train; allowed: "
-            + ("world_model=latent" if fitting == "latent" else "world_model=td, td_wide, td_large, difftori, tdmpc2")
+            f"world_model is {world_model.name!r}, which learner={learner.name} cannot train; "
+            f"allowed: world_model={fitting.world_model_files}"
         )
-    if learner.name == "model_based":
-        if config.policy != "trajopt":
-            raise ConfigError(f"policy is {config.policy!r}; allowed with learner=model_based: policy=trajopt")
+    if isinstance(learner, ImitationConfig) and not (learner.dataset and Path(learner.dataset).is_file()):
+        problem = f"is {learner.dataset}, which is no file" if learner.dataset else "is missing"
+        raise ConfigError(
+            f"learner.dataset {problem}; give learner.dataset=<file>.hdf5, demonstrations of robomimic's layout: "
+            "scripts/collect_demos.py writes one"
+        )
+    if not isinstance(learner, PPOConfig):
         return config
     learner = learner.filled_from(dict(settings))
     if world_model.name == "latent":
@@ -134,7 +162,9 @@ def fill_from_task[C: RunConfig](config: C, settings: Mapping[str, Any]) -> C:
 
 
 def default_iterations(config: RunConfig) -> int:
-    """Iterations in which all environments together take the steps that a model-based learner is made for."""
+    """Iterations in which the learner does all that its settings ask for in total."""
+    if isinstance(config.learner, ImitationConfig):
+        return math.ceil(config.learner.total_updates / config.learner.num_updates)
     assert isinstance(config.learner, ModelBasedConfig)
     return math.ceil(config.learner.total_env_steps / ((config.num_envs or 1) * config.learner.num_steps_per_env))
 
@@ -147,6 +177,8 @@ def make_learner(config: RunConfig, env: VecEnv) -> Learner:
     """
     if config.learner.name == "model_based":
         from difftori_isaac.learners.model_based import build_model_based as build
+    elif config.learner.name == "imitation":
+        from difftori_isaac.learners.imitation import build_imitation as build
     else:
         from difftori_isaac.learners.ppo import build_ppo as build
 
@@ -155,6 +187,18 @@ def make_learner(config: RunConfig, env: VecEnv) -> Learner:
     }
     try:
         return build(env, **settings)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def begin_learning(alg: Learner) -> None:
+    """Prepares a learner for learning.
+
+    Raises:
+        ConfigError: If what it is to learn from cannot be used.
+    """
+    try:
+        alg.train_mode()
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

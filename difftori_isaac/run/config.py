@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, TypeAdapter, ValidationError, with_config
 
 from difftori_isaac.learners.config import PPOConfig
+from difftori_isaac.learners.imitation_config import ImitationConfig
 from difftori_isaac.learners.model_based_config import ModelBasedConfig
 from difftori_isaac.run.errors import ConfigError, unknown_key
 from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.world_models.chunk_config import ChunkModelConfig
 from difftori_isaac.world_models.config import WorldModelConfig
 from difftori_isaac.world_models.td_config import TdWorldModelConfig
 
@@ -22,8 +24,8 @@ PYDANTIC = ConfigDict(
 )
 
 VARIANTS: dict[str, tuple[type, ...]] = {
-    "learner": (PPOConfig, ModelBasedConfig),
-    "world_model": (WorldModelConfig, TdWorldModelConfig),
+    "learner": (PPOConfig, ModelBasedConfig, ImitationConfig),
+    "world_model": (WorldModelConfig, TdWorldModelConfig, ChunkModelConfig),
 }
 """Sections that have several forms, told apart by their ``name``; the first one is the default."""
 
@@ -75,8 +77,9 @@ class RunConfig:
     task: str
     """Alias such as Lift, any registered Isaac Lab id, or domain-task of the DeepMind Control suite such as
     walker-walk; `scripts/list_tasks.py` lists them."""
-    policy: Literal["trajopt", "mlp"] = "trajopt"
-    """Trajectory-optimizer policy, or rsl_rl's own MLP as the baseline."""
+    policy: Literal["trajopt", "mlp", "diffusion", "ibc"] = "trajopt"
+    """Trajectory-optimizer policy, or a baseline: an MLP and, with learner=imitation, a diffusion or an energy-based
+    policy (implicit behaviour cloning)."""
     num_envs: int | None = None
     """Parallel environments; null is the task's own number on CUDA (often 4096) and 512 on CPU, and 8 for a task of the
     DeepMind Control suite."""
@@ -88,11 +91,13 @@ class RunConfig:
     """Directory of the run; null is a new runs/<task>/<policy>/<time>_seed<seed>, or the newest one to read from."""
     trajopt: TrajOptConfig = field(default_factory=lambda: TrajOptConfig(hessian_every=4))
     """Trajectory optimizer of ``policy=trajopt``."""
-    world_model: Annotated[WorldModelConfig | TdWorldModelConfig, Discriminator("name")] = field(
+    world_model: Annotated[WorldModelConfig | TdWorldModelConfig | ChunkModelConfig, Discriminator("name")] = field(
         default_factory=WorldModelConfig
     )
-    """World model of ``policy=trajopt``."""
-    learner: Annotated[PPOConfig | ModelBasedConfig, Discriminator("name")] = field(default_factory=PPOConfig)
+    """World model of ``policy=trajopt``, and with learner=imitation the networks of every policy."""
+    learner: Annotated[PPOConfig | ModelBasedConfig | ImitationConfig, Discriminator("name")] = field(
+        default_factory=PPOConfig
+    )
     """How the policy learns; what is null in PPO is taken from the task's own rsl_rl settings."""
     env_overrides: tuple[str, ...] = ()
     """Settings of the environment, Isaac Lab's own or, for the DeepMind Control suite, action_repeat, pixels, shadows,
@@ -112,7 +117,7 @@ class TrainConfig(RunConfig):
 
     max_iterations: int | None = None
     """Iterations in total, also after a resume; null is the number in the task's rsl_rl settings, and those of
-    learner.total_env_steps with learner=model_based."""
+    learner.total_env_steps with learner=model_based, of learner.total_updates with learner=imitation."""
     resume: str | None = None
     """latest, best, a checkpoint file or a run directory to continue; null starts a new run."""
     distributed: bool = False
@@ -136,7 +141,7 @@ class TrainConfig(RunConfig):
 class RolloutConfig(RunConfig):
     """What scripts that only act take: a policy from a checkpoint, or one that needs none."""
 
-    policy: Literal["trajopt", "mlp", "random", "zero"] = "trajopt"  # pyright: ignore[reportIncompatibleVariableOverride]
+    policy: Literal["trajopt", "mlp", "diffusion", "ibc", "random", "zero"] = "trajopt"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Policy of the checkpoint; random and zero need no checkpoint."""
     checkpoint: str = "latest"
     """latest, best, a checkpoint file or a run directory."""
@@ -185,6 +190,27 @@ class EvaluateConfig(RolloutConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least(self, 1, "num_episodes")
+
+
+@with_config(PYDANTIC)
+@dataclass(frozen=True, kw_only=True)
+class CollectConfig(RolloutConfig):
+    """What `scripts/collect_demos.py` takes."""
+
+    num_envs: int | None = None
+    """Parallel environments; null is one per demonstration, at most the default of training."""
+    num_demos: int = 50
+    """Demonstrations, episodes of the policy, to write; each environment contributes the same number, up to one."""
+    min_return: float | None = None
+    """Return from which on an episode is a demonstration; null is any."""
+    max_episodes: int | None = None
+    """Episodes after which to give up where ``min_return`` asks for too much; null is ten per demonstration."""
+    output: str | None = None
+    """File of the demonstrations; null is demos.hdf5 in the run directory, or here if there is none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, 1, "num_demos", "max_episodes")
 
 
 @with_config(PYDANTIC)

@@ -180,7 +180,7 @@ class TrainingRun:
     def loop(self) -> None:
         """Trains up to ``max_iterations``, or until a signal asks to stop; the state is saved either way."""
         obs = self._reset()
-        self.alg.train_mode()
+        build.begin_learning(self.alg)
         with StopSignals() as stop:
             received = self._train(obs, stop)
             if self.world.rank == 0:

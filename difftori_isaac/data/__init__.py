@@ -1,0 +1,1 @@
+"""Demonstrations: reading and writing."""

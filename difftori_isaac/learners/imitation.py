@@ -1,0 +1,196 @@
+"""Imitation: chunks of actions are learned from demonstrations, through the optimum where the policy is a plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rsl_rl.env import VecEnv
+from tensordict import TensorDict
+from torch.nn import functional as F
+
+from difftori_isaac.data import demonstrations
+from difftori_isaac.learners.chunk_dataset import ChunkDataset
+from difftori_isaac.learners.gradients import accumulate, clipped_gradients
+from difftori_isaac.learners.imitation_config import ImitationConfig
+from difftori_isaac.learners.means import Means
+from difftori_isaac.policies.chunks.diffusion import DiffusionChunks
+from difftori_isaac.policies.chunks.energy import EnergyChunks
+from difftori_isaac.policies.chunks.optimized import OptimizedChunks
+from difftori_isaac.policies.chunks.policy import ChunkPolicy
+from difftori_isaac.policies.chunks.regression import RegressedChunks
+from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.world_models.chunk_config import ChunkModelConfig
+
+POLICIES = ("trajopt", "mlp", "diffusion", "ibc")
+"""Names of the policies that it trains."""
+
+VALIDATION_SAMPLES = 512
+"""Most samples of which ``validation_error`` is the mean, evenly spread over the demonstrations held back."""
+
+
+class Imitation:
+    """Trains a policy on demonstrations while it acts, which only shows how far it has come.
+
+    It has the surface of rsl_rl's PPO. Demonstrations are read when training begins, not to act.
+    """
+
+    def __init__(
+        self, policy: ChunkPolicy, config: ImitationConfig, *, groups: list[str], device: torch.device | str
+    ) -> None:
+        """Build the optimizer; see :func:`build_imitation`."""
+        self.policy, self.config, self.groups, self.device = policy, config, groups, torch.device(device)
+        self.learning_rate, self.num_updates = config.learning_rate, 0
+        self.optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate)
+        self._coefs = {"imitation": 1.0, "base": config.base_coef, "divergence": config.divergence_coef}
+        self._means = Means()
+        self._training: ChunkDataset | None = None
+        self._validation: ChunkDataset | None = None
+
+    def act(self, obs: TensorDict) -> torch.Tensor:
+        """Actions without noise, shape (num_envs, num_actions)."""
+        return self.policy(obs)
+
+    def process_env_step(
+        self, obs: TensorDict, rewards: torch.Tensor, dones: torch.Tensor, extras: Mapping[str, Any]
+    ) -> None:
+        """Nothing: only demonstrations are learned from."""
+
+    def compute_returns(self, obs: TensorDict) -> None:
+        """Nothing."""
+
+    def update(self) -> dict[str, float]:
+        """Take the optimizer steps of an iteration; mean losses, the gradient's norm and solver statistics."""
+        assert self._training is not None, "train_mode() comes first"
+        for _ in range(self.config.num_updates):
+            self._update_once(self._training)
+        metrics = self._means.pop() | {"num_updates": float(self.num_updates)} | self.policy.solver_statistics()
+        if self._validation is not None:
+            metrics["validation_error"] = self._error(self._validation)
+            self.policy.solver_statistics()  # of plans that are neither executed nor learned from
+        return metrics
+
+    def get_policy(self) -> ChunkPolicy:
+        """The policy."""
+        return self.policy
+
+    def train_mode(self) -> None:
+        """Read the demonstrations, unless that is done.
+
+        Raises:
+            ValueError: If there are none, or they do not fit the environment.
+        """
+        self.policy.train()
+        if self._training is None:
+            self._load_demonstrations()
+
+    def eval_mode(self) -> None:
+        """Prepare for acting alone."""
+        self.policy.eval()
+
+    def save(self) -> dict[str, Any]:
+        """Everything that learning goes on from, but the demonstrations."""
+        return {
+            "policy_state_dict": self.policy.state_dict(),
+            "optimizer_state_dict": self.optimizer.state_dict(),
+            "num_updates": self.num_updates,
+        }
+
+    def load(self, loaded_dict: Mapping[str, Any], load_cfg: Mapping[str, Any] | None, strict: bool) -> bool:
+        """Restore what :meth:`save` gave; ``load_cfg`` may leave out the ``optimizer``."""
+        self.policy.load_state_dict(loaded_dict["policy_state_dict"], strict=strict)
+        if load_cfg is None or load_cfg.get("optimizer"):
+            self.optimizer.load_state_dict(loaded_dict["optimizer_state_dict"])
+        self.num_updates = loaded_dict["num_updates"]
+        return True
+
+    def _load_demonstrations(self) -> None:
+        config, policy = self.config, self.policy
+        demos = demonstrations.read(Path(config.dataset or ""), self.groups, config.num_demos)
+        self._check(demos[0])
+        held_back = min(math.ceil(config.validation_share * len(demos)), len(demos) - 1)
+        parts = demos[: len(demos) - held_back], demos[len(demos) - held_back :]
+        training, *validation = (ChunkDataset(part, policy.horizon, self.device) for part in parts if part)
+        self._training, self._validation = training, validation[0] if validation else None
+        if self.num_updates == 0:
+            policy.set_units(training.obs, training.actions)
+
+    def _check(self, demo: demonstrations.Demonstration) -> None:
+        """Raise a ValueError if a demonstration has other shapes than the environment."""
+        sizes = {"actions": (tuple(demo.actions.shape[1:]), (self.policy.num_actions,))}
+        for name in self.groups:
+            sizes[f"observation group {name}"] = (tuple(demo.obs[name].shape[1:]), self.policy.obs_shapes[name])
+        for what, (found, wanted) in sizes.items():
+            if found != wanted:
+                raise ValueError(
+                    f"demonstrations {self.config.dataset} have {what} of shape {found}; allowed here: {wanted}"
+                )
+
+    def _update_once(self, dataset: ChunkDataset) -> None:
+        batch, config, policy = dataset.sample(self.config.batch_size), self.config, self.policy
+        done = min(self.num_updates / config.total_updates, 1.0)
+        self.learning_rate = 0.5 * config.learning_rate * (1.0 + math.cos(math.pi * done))
+        losses = policy.losses(policy.features(batch.obs), policy.normalized(batch.actions))
+        total = torch.stack([self._coefs[name] * loss for name, loss in losses.items()]).sum()
+        parameters = list(policy.parameters())
+        gradients, norms, finite = clipped_gradients(total, parameters, config.max_grad_norm)
+        self.optimizer.zero_grad()
+        accumulate(parameters, gradients)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        self.optimizer.step()
+        self.num_updates += 1
+        counts = {name: loss.detach() for name, loss in losses.items()}
+        counts |= {"grad_policy": torch.stack(norms).norm(), "nonfinite_losses": (~finite).to(total.dtype)}
+        self._means.add(tuple(counts), torch.stack(list(counts.values())))
+
+    @torch.no_grad()
+    def _error(self, dataset: ChunkDataset) -> float:
+        """Mean squared error of the chunks that the policy acts on, of actions within −1 to 1."""
+        count = min(VALIDATION_SAMPLES, len(dataset))
+        batch = dataset.rows(torch.linspace(0, len(dataset) - 1, count, device=self.device).long())
+        chunks = self.policy.chunk(self.policy.features(batch.obs))
+        return F.mse_loss(chunks, self.policy.normalized(batch.actions)).item()
+
+
+def build_imitation(
+    env: VecEnv,
+    *,
+    policy: str,
+    trajopt: TrajOptConfig,
+    world_model: ChunkModelConfig,
+    learner: ImitationConfig,
+    device: str,
+) -> Imitation:
+    """Build the imitation learner.
+
+    Args:
+        env: The environments, in rsl_rl's interface.
+        policy: One of :data:`POLICIES`.
+        trajopt: ``horizon`` is the length of the chunks of all policies; the rest is the planner's.
+        world_model: Settings of the networks.
+        learner: Settings of the learner.
+        device: Device of the learner.
+
+    Raises:
+        ValueError: If a setting does not fit the others or the environment.
+    """
+    obs = env.get_observations()
+    groups = (learner.obs_groups or {}).get("actor") or [name for name in ("policy", "pixels") if name in obs]
+    if missing := [name for name in groups if name not in obs]:
+        raise ValueError(f"learner.obs_groups has {missing[0]!r}; allowed: {', '.join(map(str, obs.keys()))}")
+    arguments = (obs.select(*groups).to("cpu"), groups, env.num_actions, trajopt.horizon, world_model)
+    if policy == "trajopt":
+        built = OptimizedChunks(*arguments, trajopt=trajopt)
+    elif policy == "mlp":
+        built = RegressedChunks(*arguments)
+    elif policy == "diffusion":
+        built = DiffusionChunks(*arguments, diffusion=learner.diffusion)
+    elif policy == "ibc":
+        built = EnergyChunks(*arguments, energy=learner.ibc)
+    else:
+        raise ValueError(f"policy is {policy!r}; allowed with learner=imitation: {', '.join(POLICIES)}")
+    return Imitation(built.to(device), learner, groups=groups, device=device)

@@ -1,0 +1,1 @@
+"""Imitation policies: observations to a chunk of actions, of which the first is executed."""

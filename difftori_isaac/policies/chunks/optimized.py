@@ -1,0 +1,96 @@
+"""DiffTORI: the chunk is the minimum of a learned cost, and the error of the minimum trains the cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from difftori_isaac.policies.chunks.policy import ChunkPolicy
+from difftori_isaac.policies.planner import SolverStatistics
+from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.trajopt.layer import TrajOptLayer
+from difftori_isaac.trajopt.solution import TrajOptSolution
+from difftori_isaac.world_models.chunk_cost import ChunkCost
+from difftori_isaac.world_models.mlp import mlp
+
+
+class OptimizedChunks(ChunkPolicy):
+    """``policy=trajopt``: ``a* = argmin ½‖φ(features, ζ, a)‖² + ½ w² ‖a − ā‖²`` (arXiv 2402.05421, section 4.2).
+
+    ζ is the latent variable of a conditional VAE, drawn by a network that sees the demonstrated chunk in training, and
+    when acting from a standard normal distribution by torch's global generator. ā is zero or a regressed chunk, which
+    its own error alone trains.
+    """
+
+    def __init__(self, *args: Any, trajopt: TrajOptConfig) -> None:
+        """Build networks and layer, and plan once; see :class:`ChunkPolicy`.
+
+        Raises:
+            ValueError: If the solver has no gradient that reaches the cost, or the settings do not fit each other.
+        """
+        super().__init__(*args)
+        if trajopt.solver == "mppi" or not trajopt.train_through_plan:
+            given = "trajopt.solver is 'mppi'" if trajopt.solver == "mppi" else "trajopt.train_through_plan is false"
+            raise ValueError(f"{given}, but demonstrations train the cost through plans alone; allowed: another value")
+        if trajopt.objective != "least_squares":
+            raise ValueError(
+                f"trajopt.objective is {trajopt.objective!r}; allowed with learner=imitation: least_squares"
+            )
+        config, bounded = self.config, trajopt.solver != "theseus"
+        low = -1.0 if trajopt.action_low is None and bounded else trajopt.action_low
+        high = 1.0 if trajopt.action_high is None and bounded else trajopt.action_high
+        self.layer = TrajOptLayer(replace(trajopt, horizon=1, action_low=low, action_high=high))
+        condition_dim = self.feature_dim + config.latent_dim
+        self.cost = ChunkCost(
+            condition_dim,
+            self.chunk_dim,
+            hidden_dims=config.hidden_dims,
+            num_residuals=config.num_residuals or self.chunk_dim,
+            activation=config.activation,
+        )
+        self.base = self.posterior = None
+        if config.base == "regression":
+            self.base = mlp(self.feature_dim, config.hidden_dims, self.chunk_dim, config.activation)
+        if config.latent_dim:
+            in_dim = self.feature_dim + self.chunk_dim
+            self.posterior = mlp(in_dim, config.hidden_dims, 2 * config.latent_dim, config.activation)
+        self._statistics = SolverStatistics()
+        with torch.no_grad():  # what the layer refuses, it refuses before a run begins
+            self.layer(self.cost, torch.zeros(1, condition_dim), torch.zeros(1, 1, self.chunk_dim))
+
+    def chunk(self, features: torch.Tensor) -> torch.Tensor:
+        """See :class:`ChunkPolicy`."""
+        return self._plan(features, self._latent(features), self._prior(features)).action
+
+    def losses(self, features: torch.Tensor, chunk: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Mean squared error of the plan and, where there are such networks, of its prior plan, and ζ's divergence."""
+        losses, latent, prior = {}, self._latent(features), self._prior(features)
+        if self.posterior is not None:
+            mean, log_std = self.posterior(torch.cat((features, chunk), dim=1)).chunk(2, dim=1)
+            log_std = log_std.clamp(-5.0, 2.0)
+            latent = mean + log_std.exp() * torch.randn_like(mean)
+            divergence = 0.5 * (mean.square() + (2.0 * log_std).exp() - 1.0) - log_std
+            losses["divergence"] = divergence.sum(dim=1).mean()
+        if self.base is not None:
+            losses["base"] = F.mse_loss(prior, chunk)
+        losses["imitation"] = F.mse_loss(self._plan(features, latent, prior.detach()).action, chunk)
+        return losses
+
+    def solver_statistics(self) -> dict[str, float]:
+        """See :class:`ChunkPolicy`."""
+        return self._statistics.pop()
+
+    def _plan(self, features: torch.Tensor, latent: torch.Tensor, prior: torch.Tensor) -> TrajOptSolution:
+        solution = self.layer(self.cost, torch.cat((features, latent), dim=1), prior[:, None])
+        self._statistics.add(solution)
+        return solution
+
+    def _prior(self, features: torch.Tensor) -> torch.Tensor:
+        """Prior plans, shape (batch, chunk_dim)."""
+        return features.new_zeros(len(features), self.chunk_dim) if self.base is None else self.base(features)
+
+    def _latent(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.randn(len(features), self.config.latent_dim, device=features.device)

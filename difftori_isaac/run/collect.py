@@ -1,0 +1,105 @@
+"""Collecting demonstrations: episodes of a policy, written to a file that the imitation learner reads."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from tensordict import TensorDict
+
+from difftori_isaac.data import demonstrations
+from difftori_isaac.data.demonstrations import Demonstration
+from difftori_isaac.run import build, rollout
+from difftori_isaac.run.compose import Overrides
+from difftori_isaac.run.config import CollectConfig
+from difftori_isaac.run.errors import RunError
+from difftori_isaac.run.evaluate import MAX_NUM_ENVS, summary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from difftori_isaac.envs.vec_env import VecEnv
+
+MOST_TRIES = 10
+"""Episodes per demonstration after which to give up, unless asked otherwise."""
+
+REPORTS = 10
+"""Lines of progress, about."""
+
+
+def collect(overrides: Overrides) -> None:
+    """Writes episodes of a policy without noise.
+
+    Raises:
+        ConfigError: If what was asked for cannot be.
+        RunError: If the file cannot be written, or too few episodes are good enough.
+    """
+    config, origin = rollout.configure(CollectConfig, overrides)
+    if config.num_envs is None:
+        most = build.default_num_envs(config.task, config.device) or MAX_NUM_ENVS
+        config = replace(config, num_envs=min(config.num_demos, most))
+    folder = Path() if origin is None or origin.run_dir is None else origin.run_dir
+    path = Path(config.output) if config.output else folder / "demos.hdf5"
+    made_in = {
+        "env_name": config.task,
+        "type": "difftori_isaac",
+        "env_kwargs": {"env_overrides": list(config.env_overrides), "seed": config.seed},
+        "policy": config.policy if origin is None else str(origin.path),
+    }
+    returns: list[float] = []
+    with closing(build.make_environment(config)) as env:
+        policy = rollout.make_policy(config, env, origin)
+        try:
+            with demonstrations.writing(path, made_in) as writer:
+                for demo in _episodes(config, env, policy):
+                    writer.add(demo)
+                    returns.append(float(demo.rewards.sum()))
+                    if writer.num_demos % max(config.num_demos // REPORTS, 1) == 0:
+                        print(f"{writer.num_demos} of {config.num_demos} demonstrations", flush=True)
+        except OSError as error:
+            raise RunError(f"cannot write to {path}: {error}; give output=<file>.hdf5") from error
+    result = summary(returns)
+    std = "" if result["std"] is None else f" ± {result['std']:.4g}"
+    print(f"{writer.num_demos} demonstrations of {writer.num_samples:,} steps, return {result['mean']:.4g}{std}")
+    learn = f"task={config.task} learner=imitation learner.dataset={path}"
+    print(f"written to {path}; learn from it with scripts/train.py {learn}")
+
+
+def _episodes(config: CollectConfig, env: VecEnv, policy: rollout.Policy) -> Iterator[Demonstration]:
+    """The first good episodes of every environment, the same number in each up to one: short ones count no more."""
+    share, rest = divmod(config.num_demos, env.num_envs)
+    left = [share + (index < rest) for index in range(env.num_envs)]
+    steps: list[list[tuple[TensorDict, torch.Tensor, torch.Tensor]]] = [[] for _ in left]
+    most, tried = config.max_episodes or MOST_TRIES * config.num_demos, 0
+    obs = rollout.reset(config, env)
+    while any(left):
+        with torch.inference_mode():
+            actions = policy(obs)
+            following, rewards, dones, extras = env.step(actions)
+        row, action, reward = obs.clone().cpu(), actions.clone().cpu(), rewards.clone().cpu()
+        bad, obs = extras["nonfinite"].tolist(), following
+        for index, ended in enumerate(dones.bool().tolist()):
+            if not left[index]:
+                continue
+            steps[index].append((row[index], action[index], reward[index]))
+            if not ended:
+                continue
+            demo, steps[index], tried = _demonstration(steps[index]), [], tried + 1
+            if not bad[index] and (config.min_return is None or float(demo.rewards.sum()) >= config.min_return):
+                left[index] -= 1
+                yield demo
+        if tried >= most and any(left):
+            raise RunError(
+                f"{config.num_demos - sum(left)} of {tried} episodes are finite and return min_return="
+                f"{config.min_return} or more, but {config.num_demos} are asked for; nothing was written: "
+                "give a smaller min_return, fewer num_demos or more max_episodes"
+            )
+
+
+def _demonstration(steps: list[tuple[TensorDict, torch.Tensor, torch.Tensor]]) -> Demonstration:
+    obs, actions, rewards = zip(*steps, strict=True)
+    groups = {str(name): torch.stack([item[name] for item in obs]) for name in obs[0].keys()}  # noqa: SIM118
+    return Demonstration(groups, torch.stack(actions), torch.stack(rewards))

@@ -1,0 +1,49 @@
+"""Settings of the networks of imitation policies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from difftori_isaac.world_models.config import SMOOTH_ACTIVATIONS
+from difftori_isaac.world_models.encoder_config import EncoderConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkModelConfig:
+    """Settings of the networks of :mod:`~difftori_isaac.policies.chunks`, and of what its plans are optimised against.
+
+    Raises:
+        ValueError: If a value is outside its range; the message names the value and what is allowed.
+    """
+
+    name: Literal["chunk"] = "chunk"
+    """A learned cost of whole chunks of actions, without dynamics; trained on demonstrations."""
+    hidden_dims: tuple[int, ...] = (256, 256)
+    """Hidden widths of all networks."""
+    activation: str = "swish"
+    """Activation of all networks: swish, elu, gelu, mish, softplus or tanh."""
+    num_residuals: int | None = None
+    """Residuals of the cost of ``policy=trajopt``; null is one for each number of a chunk."""
+    latent_dim: int = 0
+    """Width of the latent variable of ``policy=trajopt``, which tells demonstrations apart that do different things in
+    the same state (a conditional VAE); 0 is none."""
+    base: Literal["zero", "regression"] = "zero"
+    """Prior plan of ``policy=trajopt``: zeros, or a chunk that a network of its own regresses."""
+    encoders: EncoderConfig = field(default_factory=EncoderConfig)
+    """Encoders of images and point clouds."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.encoders, dict):
+            object.__setattr__(self, "encoders", EncoderConfig(**self.encoders))
+        if not self.hidden_dims or min(self.hidden_dims) < 1:
+            raise ValueError(f"world_model.hidden_dims is {self.hidden_dims}; allowed: widths of at least 1")
+        if self.activation not in SMOOTH_ACTIVATIONS:
+            raise ValueError(
+                f"world_model.activation is {self.activation!r}; allowed: {', '.join(SMOOTH_ACTIVATIONS)} "
+                "(the gradient through a plan needs second derivatives)"
+            )
+        if self.num_residuals is not None and self.num_residuals < 1:
+            raise ValueError(f"world_model.num_residuals is {self.num_residuals}; allowed: an integer of at least 1")
+        if self.latent_dim < 0:
+            raise ValueError(f"world_model.latent_dim is {self.latent_dim}; allowed: an integer of at least 0")

@@ -1,0 +1,222 @@
+"""The imitation learner: every policy learns from demonstrations, goes on from what it saved, and acts without them."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from difftori_isaac.data.demonstrations import Demonstration, writing
+from difftori_isaac.learners.chunk_dataset import ChunkDataset
+from difftori_isaac.learners.imitation import POLICIES, build_imitation
+from difftori_isaac.learners.imitation_config import ImitationConfig
+from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.world_models.chunk_config import ChunkModelConfig
+
+HORIZON = 2
+
+
+def steered(obs: torch.Tensor) -> torch.Tensor:
+    """What is demonstrated: two actions, of other units than observations and of another origin."""
+    return 5.0 + 3.0 * torch.tanh(torch.stack((obs[:, 0], 0.1 * (obs[:, 1] - obs[:, 2])), dim=1))
+
+
+def write_demos(path, act=steered, num_demos=150, spread=1.0):
+    """Three steps each, in which nothing changes, so that all of a chunk can be told from the first observation."""
+    generator = torch.Generator().manual_seed(0)
+    with writing(path, {}) as writer:
+        for _ in range(num_demos):
+            obs = (spread * torch.tensor([1.0, 10.0, 10.0]) * torch.randn(3, generator=generator)).expand(3, 3)
+            writer.add(Demonstration({"policy": obs}, act(obs), torch.zeros(3)))
+    return path
+
+
+def make_env(num_envs=4, **groups):
+    obs = {"policy": torch.randn(num_envs, 3)} | groups
+    return SimpleNamespace(
+        num_envs=num_envs, num_actions=2, device="cpu", get_observations=lambda: TensorDict(obs, [num_envs])
+    )
+
+
+def build(path, policy="trajopt", *, seed=0, env=None, trajopt=None, world_model=None, **learner):
+    torch.manual_seed(seed)
+    settings = {"total_updates": 400, "num_updates": 50, "batch_size": 64, "learning_rate": 3e-3}
+    return build_imitation(
+        env or make_env(),
+        policy=policy,
+        trajopt=TrajOptConfig(**{"horizon": HORIZON, "iterations": 8, "prior_weight": 0.3} | (trajopt or {})),
+        world_model=ChunkModelConfig(**{"hidden_dims": (32, 32)} | (world_model or {})),
+        learner=ImitationConfig(dataset=str(path), **settings | learner),
+        device="cpu",
+    )
+
+
+def train(algorithm, iterations):
+    algorithm.train_mode()
+    return [algorithm.update() for _ in range(iterations)]
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    return write_demos(tmp_path_factory.mktemp("demos") / "demos.hdf5")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_policies_learn_what_is_demonstrated(demos, policy):
+    """In the units of the environment, on observations that were not demonstrated."""
+    algorithm = build(demos, policy)
+    rows = train(algorithm, 8)
+    assert rows[-1]["validation_error"] < {"ibc": 0.1, "diffusion": 0.1}.get(policy, 0.03), rows
+    obs = torch.tensor([1.0, 10.0, 10.0]) * torch.randn(200, 3, generator=torch.Generator().manual_seed(7))
+    with torch.inference_mode():
+        actions = algorithm.get_policy()(TensorDict({"policy": obs}, [200]))
+    error = (actions - steered(obs)).square().mean() / steered(obs).var(dim=0).mean()
+    assert actions.shape == (200, 2) and error < {"ibc": 0.4, "diffusion": 0.3}.get(policy, 0.1), error
+    assert rows[-1]["num_updates"] == 400 and rows[-1]["nonfinite_losses"] == 0
+    assert algorithm.learning_rate == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("base", ["zero", "regression"])
+def test_plans_converge_and_their_error_trains_the_cost(demos, base):
+    algorithm = build(demos, world_model={"base": base})
+    before = [parameter.clone() for parameter in algorithm.policy.cost.parameters()]
+    (row,) = train(algorithm, 1)
+    assert row["update_solver_converged"] > 0.9 and row["update_solver_failures"] == 0
+    assert all((old != new).any() for old, new in zip(before, algorithm.policy.cost.parameters(), strict=True))
+    assert ("base" in row) == (base == "regression")
+
+
+def test_the_prior_plan_is_trained_by_its_own_error_alone(demos):
+    algorithm = build(demos, world_model={"base": "regression"}, base_coef=0.0)
+    before = [parameter.clone() for parameter in algorithm.policy.base.parameters()]
+    train(algorithm, 1)
+    for old, new in zip(before, algorithm.policy.base.parameters(), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_a_latent_variable_tells_ways_apart(tmp_path):
+    """In the same state, half of the demonstrations go left and half right: without it, plans go neither way."""
+    sides = iter(torch.tensor([-1.0, 1.0]).repeat(10))
+    path = write_demos(tmp_path / "demos.hdf5", lambda obs: next(sides).expand(3, 2), num_demos=20, spread=0.0)
+    obs = TensorDict({"policy": torch.zeros(500, 3)}, [500])
+    plain = build(path, validation_share=0.0)
+    rows = train(plain, 2)
+    assert rows[-1]["imitation"] > 0.8 and plain.policy(obs).abs().max() < 0.4
+    latent = build(path, world_model={"latent_dim": 2}, validation_share=0.0)
+    rows = train(latent, 6)
+    assert rows[-1]["imitation"] < 0.1 and 0.5 < rows[-1]["divergence"] < 5.0
+    assert "validation_error" not in rows[-1]
+    with torch.inference_mode():
+        actions = latent.policy(obs)[:, 0]
+    assert (actions < -0.5).float().mean() > 0.2 and (actions > 0.5).float().mean() > 0.2
+    assert (actions.abs() < 0.5).float().mean() < 0.3
+
+
+def test_past_the_end_the_last_action_is_repeated():
+    demos = [
+        Demonstration({"policy": torch.full((length, 1), value)}, value + torch.arange(length)[:, None], torch.zeros(1))
+        for length, value in ((3, 0.0), (1, 10.0), (2, 20.0))
+    ]
+    dataset = ChunkDataset(demos, 3, "cpu")
+    assert len(dataset) == 6
+    obs, actions = dataset.rows(torch.arange(6))
+    assert obs["policy"][:, 0].tolist() == [0, 0, 0, 10, 20, 20]
+    assert actions[..., 0].tolist() == [[0, 1, 2], [1, 2, 2], [2, 2, 2], [10, 10, 10], [20, 21, 21], [21, 21, 21]]
+    assert set(dataset.sample(200).actions[:, 0, 0].tolist()) == {0, 1, 2, 10, 20, 21}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_training_goes_on_from_a_saved_state_bit_for_bit(demos, policy):
+    algorithm = build(demos, policy, num_updates=5)
+    train(algorithm, 2)
+    file = BytesIO()
+    torch.save(algorithm.save(), file)
+    file.seek(0)
+    again = build(demos, policy, seed=9, num_updates=5)
+    assert again.load(torch.load(file, weights_only=True), None, True)
+    rows = []
+    for learner in (algorithm, again):
+        torch.manual_seed(3)
+        rows.append(train(learner, 1)[0])
+    assert rows[0] == rows[1] and rows[0]["num_updates"] == 15
+    torch.manual_seed(4)
+    expected = algorithm.policy(make_env().get_observations())
+    torch.manual_seed(4)
+    assert torch.equal(again.policy(make_env().get_observations()), expected)
+
+
+def test_policies_act_without_demonstrations(demos):
+    trained = build(demos)
+    train(trained, 1)
+    acting = build("nowhere.hdf5")
+    acting.load(trained.save(), None, True)
+    acting.eval_mode()
+    obs = make_env().get_observations()
+    assert torch.equal(acting.act(obs), trained.policy(obs))
+    with pytest.raises(ValueError, match=r"demonstrations nowhere.hdf5 cannot be read: there is no such file"):
+        acting.train_mode()
+
+
+def test_demonstrations_held_back_are_not_learned_from(demos):
+    algorithm = build(demos, validation_share=0.5, num_demos=5)
+    algorithm.train_mode()
+    assert len(algorithm._training) == 2 * 3 and len(algorithm._validation) == 3 * 3
+    algorithm = build(demos, validation_share=0.9, num_demos=1)
+    algorithm.train_mode()
+    assert len(algorithm._training) == 3 and algorithm._validation is None
+
+
+def test_pictures_and_point_clouds_are_observed(tmp_path):
+    """What is demonstrated shows in the picture and in the cloud alone."""
+    torch.manual_seed(0)
+    with writing(tmp_path / "demos.hdf5", {}) as writer:
+        for _ in range(60):
+            target = torch.rand(1, 2).expand(3, 2)
+            pixels = (255 * target[:, :1, None, None]).expand(3, 3, 24, 24).to(torch.uint8)
+            points = target[:, None, 1:].expand(3, 5, 3)
+            writer.add(Demonstration({"pixels": pixels, "points": points}, target, torch.zeros(3)))
+    env = make_env(pixels=torch.zeros(4, 3, 24, 24, dtype=torch.uint8), points=torch.zeros(4, 5, 3))
+    algorithm = build(tmp_path / "demos.hdf5", env=env, obs_groups={"actor": ["pixels", "points"]}, num_updates=25)
+    rows = train(algorithm, 6)
+    assert rows[-1]["validation_error"] < 0.15 * rows[0]["validation_error"] + 0.02, rows
+
+
+def test_what_does_not_fit_is_refused(demos):
+    settings = {
+        "policy is 'random'; allowed with learner=imitation: trajopt, mlp": {"policy": "random"},
+        "demonstrations train the cost through plans alone": {"trajopt": {"solver": "mppi"}},
+        "trajopt.train_through_plan is false": {"trajopt": {"train_through_plan": False}},
+        "trajopt.objective is 'return'": {"trajopt": {"objective": "return"}},
+        "learner.obs_groups has 'camera'; allowed: policy": {"obs_groups": {"actor": ["camera"]}},
+    }
+    for message, changes in settings.items():
+        with pytest.raises(ValueError, match=message):
+            build(demos, **changes)
+    env = SimpleNamespace(
+        num_actions=2, device="cpu", get_observations=lambda: TensorDict({"policy": torch.zeros(4, 5)}, [4])
+    )
+    with pytest.raises(ValueError, match=r"observation group policy of shape \(3,\); allowed here: \(5,\)"):
+        build(demos, env=env).train_mode()
+    env = make_env()
+    env.num_actions = 7
+    with pytest.raises(ValueError, match=r"actions of shape \(2,\); allowed here: \(7,\)"):
+        build(demos, env=env).train_mode()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"validation_share": 1.0}, "learner.validation_share is 1.0; allowed: at least 0, below 1"),
+        ({"diffusion": {"steps": 200}}, "learner.diffusion.steps is 200"),
+        ({"diffusion": {"embedding_dim": 5}}, "learner.diffusion.embedding_dim is 5"),
+        ({"ibc": {"num_samples": 0}}, "learner.ibc.num_samples is 0"),
+        ({"ibc": {"noise_std": 0.0}}, "learner.ibc.noise_std is 0.0"),
+        ({"batch_size": 0}, "learner.batch_size is 0"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ImitationConfig(**settings)

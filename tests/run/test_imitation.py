@@ -1,0 +1,122 @@
+"""From demonstrations to an evaluated policy, with the scripts: on the DeepMind Control suite and a real cart-pole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import pytest
+
+from difftori_isaac.run.metrics import read_metrics
+from difftori_isaac.scripts.collect_demos import main as collect_demos
+from difftori_isaac.scripts.evaluate import main as evaluate
+from difftori_isaac.scripts.train import main as train
+
+CART = ("task=cartpole-swingup", "env.num_workers=1", "env.episode_steps=20", "device=cpu")
+LEARNER = ("learner=imitation", "learner.num_updates=5", "learner.batch_size=16", "logger=none", "save_interval=1")
+
+
+def collect(*arguments: str) -> int:
+    return collect_demos([*CART, "policy=random", *arguments])
+
+
+def test_collect_train_resume_and_evaluate(in_tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert collect("num_demos=5", "num_envs=2", "output=demos/random.hdf5", "seed=3") == 0
+    text = capsys.readouterr().out
+    assert "5 demonstrations of 50 steps, return " in text and "learner.dataset=demos/random.hdf5" in text
+    with h5py.File("demos/random.hdf5") as file:
+        assert file["data"].attrs["total"] == 50 and file["data/demo_4/obs/policy"].shape == (10, 5)
+        assert json.loads(file["data"].attrs["env_args"])["env_name"] == "cartpole-swingup"
+        actions = file["data/demo_0/actions"][()]
+        assert actions.shape == (10, 1) and actions.std() > 0.1
+    rest = ("num_envs=3", "learner.dataset=demos/random.hdf5", "run_dir=run")
+    assert train([*CART, *LEARNER, *rest, "learner.total_updates=10"]) == 0
+    assert train(["resume=run", "max_iterations=3"]) == 0
+    rows = read_metrics(Path("run/metrics.csv"))
+    assert [(row["iteration"], row["num_updates"]) for row in rows] == [("1", "5"), ("2", "10"), ("3", "15")]
+    assert float(rows[-1]["mean_return"]) > 0 and float(rows[-1]["validation_error"]) > 0
+    assert float(rows[-1]["update_solver_converged"]) > 0.5
+
+    Path("demos/random.hdf5").unlink()
+    asked = ("run_dir=run", "num_episodes=4", "device=cpu", "output=eval.json")
+    returns = []
+    for weight in ("0.3", "10"):
+        assert evaluate([*asked, f"trajopt.prior_weight={weight}"]) == 0
+        returns.append(json.loads(Path("eval.json").read_text())["return"]["mean"])
+    assert returns[0] != returns[1]
+
+
+@pytest.mark.parametrize("policy", ["mlp", "diffusion", "ibc"])
+def test_baselines_train_and_are_evaluated(in_tmp_path: Path, policy: str):
+    assert collect("num_demos=2", "output=demos.hdf5") == 0
+    chosen = (f"policy={policy}", "num_envs=2", "learner.dataset=demos.hdf5", "max_iterations=1", "run_dir=run")
+    assert train([*CART, *LEARNER, *chosen]) == 0
+    assert evaluate(["run_dir=run", f"policy={policy}", "num_episodes=2", "device=cpu"]) == 0
+    assert json.loads(Path("run/eval.json").read_text())["policy"] == policy
+
+
+def test_demonstrations_from_a_checkpoint_lie_in_its_run(in_tmp_path: Path):
+    ppo = ("policy=mlp", "num_envs=2", "learner.num_steps_per_env=12", "max_iterations=1", "logger=none", "run_dir=ppo")
+    assert train([*CART, *ppo]) == 0
+    assert collect_demos(["run_dir=ppo", "policy=mlp", "num_demos=3", "device=cpu"]) == 0
+    with h5py.File("ppo/demos.hdf5") as file:
+        assert json.loads(file["data"].attrs["env_args"])["env_kwargs"]["env_overrides"] == [
+            "env.num_workers=1",
+            "env.episode_steps=20",
+        ]
+
+
+def test_only_episodes_that_are_good_enough_are_kept(in_tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert collect("num_demos=4", "output=demos.hdf5") == 0
+    with h5py.File("demos.hdf5") as file:
+        returns = sorted(float(file[f"data/demo_{i}/rewards"][()].sum()) for i in range(4))
+    least = (returns[1] + returns[2]) / 2
+    assert collect("num_demos=2", "num_envs=4", f"min_return={least}", "output=good.hdf5", "max_episodes=100") == 0
+    with h5py.File("good.hdf5") as file:
+        assert all(file[f"data/demo_{i}/rewards"][()].sum() >= least for i in range(2))
+    capsys.readouterr()
+    assert collect("num_demos=2", "min_return=1e6", "output=best.hdf5") == 1
+    assert "0 of 20 episodes are finite and return min_return=1000000.0 or more" in capsys.readouterr().err
+    assert not Path("best.hdf5").exists()
+
+
+def test_bad_input_is_one_line(in_tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert collect("num_demos=2", "output=demos.hdf5") == 0
+    dataset = "learner.dataset=demos.hdf5"
+    errors = {
+        (): "learner.dataset is missing; give learner.dataset=<file>.hdf5",
+        ("learner.dataset=none.hdf5",): "learner.dataset is none.hdf5, which is no file",
+        (
+            dataset,
+            "world_model=td",
+        ): "world_model is 'td', which learner=imitation cannot train; allowed: world_model=chunk",
+        (dataset, "learner.num_demos=3"): "demos.hdf5 has 2, but 3 are asked for",
+        (dataset, "task=walker-walk"): "have actions of shape (1,); allowed here: (6,)",
+        (dataset, "trajopt.solver=mppi"): "trajopt.solver is 'mppi', but demonstrations train the cost",
+        (dataset, "learner.ibc.iterations=0"): "learner.ibc.iterations is 0; allowed: an integer of at least 1",
+        (dataset, "learner.horizon=3"): "learner.horizon is no setting of this learner, 'imitation'",
+    }
+    for arguments, message in errors.items():
+        capsys.readouterr()
+        assert train([*CART, *LEARNER, "num_envs=2", *arguments]) == 2, arguments
+        text = capsys.readouterr().err
+        assert message in text and "Traceback" not in text and text.count("\n") == 1, text
+    for learner in ("ppo", "model_based"):
+        capsys.readouterr()
+        assert train([*CART, f"learner={learner}", "policy=diffusion", "max_iterations=1"]) == 2
+        assert f"policy is 'diffusion'; allowed with learner={learner}: policy=trajopt" in capsys.readouterr().err
+    Path("demos.hdf5").write_text("")
+    assert train([*CART, *LEARNER, "num_envs=2", dataset]) == 2
+    assert "demonstrations demos.hdf5 cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_cart_pole_in_isaac_lab(in_tmp_path: Path):
+    assert collect_demos(["task=Cartpole", "policy=random", "num_demos=4", "device=cpu", "output=demos.hdf5"]) == 0
+    chosen = ("num_envs=4", "learner.dataset=demos.hdf5", "max_iterations=2", "device=cpu", "run_dir=run")
+    assert train(["task=Cartpole", *LEARNER, *chosen]) == 0
+    rows = read_metrics(Path("run/metrics.csv"))
+    assert len(rows) == 2 and float(rows[-1]["solver_failures"]) == 0
+    assert evaluate(["run_dir=run", "num_episodes=2", "device=cpu"]) == 0
