@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from typing import Annotated, Any
 
-import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from difftori_isaac.envs.dm_control_tasks import DEFAULT_NUM_ENVS, TASKS
 from difftori_isaac.envs.env_slice import Recipe
 from difftori_isaac.envs.gymnasium_vec_env import GymnasiumVecEnv
 from difftori_isaac.envs.registry import UnknownTaskError
+from difftori_isaac.envs.settings import parse_settings
 from difftori_isaac.envs.vec_env import VideoRequest
 
 _Positive = Annotated[int, Field(ge=1, strict=True)]
@@ -57,7 +57,7 @@ def make_env(
     """
     if task_id not in TASKS:
         raise UnknownTaskError(f"Unknown task '{task_id}' of dm_control; allowed: {', '.join(TASKS)}.")
-    settings = parse_settings(overrides)
+    settings = parse_settings(DmControlSettings, overrides, "dm_control")
     if find_spec("dm_control") is None:
         raise ValueError(f"{task_id} needs the package dm-control: pip install 'difftori-isaac[dmc]'.")
     task, num_envs, video = TASKS[task_id], num_envs or DEFAULT_NUM_ENVS, video or VideoRequest()
@@ -85,29 +85,9 @@ def make_env(
     )
 
 
-def parse_settings(overrides: Sequence[str]) -> DmControlSettings:
-    """Reads ``env.<key>=<value>``.
-
-    Raises:
-        ValueError: A key or a value is wrong.
-    """
-    allowed = [f"env.{field.name}" for field in fields(DmControlSettings)]
-    values = {}
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key not in allowed:
-            raise ValueError(f"'{override}' is no setting of a dm_control task; allowed: {', '.join(allowed)}.")
-        values[key.removeprefix("env.")] = yaml.safe_load(value)
-    try:
-        return TypeAdapter(DmControlSettings).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"env.{first['loc'][0]} is {first['input']!r}; {first['msg'].lower()}.") from None
-
-
 def check_overrides(task_id: str, overrides: Sequence[str]) -> None:
     """Raises ValueError if a setting of the environment is wrong."""
-    parse_settings(overrides)
+    parse_settings(DmControlSettings, overrides, "dm_control")
 
 
 def load_ppo_settings(task_id: str) -> dict[str, Any]:

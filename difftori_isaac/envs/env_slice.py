@@ -63,6 +63,7 @@ def row_type(observation_space: Dict, action_space: Box) -> np.dtype:
             ("terminated", np.bool_),
             ("truncated", np.bool_),
             ("nonfinite", np.bool_),
+            ("success", np.float32),  # of the episode that ended in this step; NaN if none did or nobody says
         ],
         align=True,
     )
@@ -119,7 +120,7 @@ class EnvSlice:
 
     def _step(self, index: int) -> None:
         data = self.data
-        obs, reward, terminated, truncated, _ = self._envs[index].step(data["actions"][index])
+        obs, reward, terminated, truncated, info = self._envs[index].step(data["actions"][index])
         nonfinite = not (math.isfinite(reward) and _finite(obs))
         data["ages"][index] += 1
         truncated = not terminated and (truncated or data["ages"][index] >= self._recipe.max_episode_length)
@@ -127,7 +128,9 @@ class EnvSlice:
         data["terminated"][index] = terminated or nonfinite
         data["truncated"][index] = truncated and not nonfinite
         data["nonfinite"][index] = nonfinite
+        data["success"][index] = math.nan
         if terminated or truncated or nonfinite:
+            data["success"][index] = info.get("success", math.nan)
             self._write("final_obs", index, obs if _finite(obs) else {key: np.zeros_like(obs[key]) for key in obs})
             self._restart(index)
         else:

@@ -74,13 +74,15 @@ class GymnasiumVecEnv(VecEnv):
         time_outs = self._read("truncated")
         dones = self._read("terminated") | time_outs
         extras: dict[str, Any] = {"time_outs": time_outs, "nonfinite": self._read("nonfinite"), "log": {}}
+        extras["success"] = self._read("success")
         if self._envs.data["terminated"].any() or self._envs.data["truncated"].any():
             extras["final_obs"] = self._groups("final_obs")
         return self.get_observations(), self._read("rewards"), dones.long(), extras
 
     def success_rate(self, extras: Mapping[str, Any]) -> float | None:
         """See :class:`VecEnv`."""
-        return None
+        known = extras["success"][~extras["success"].isnan()]
+        return float(known.mean()) if len(known) else None
 
     def state_dict(self) -> dict[str, Any]:
         """See :class:`VecEnv`."""

@@ -1,9 +1,9 @@
 """Which tasks exist, how they are called and which simulator they need.
 
 A task is any gymnasium environment registered with an Isaac Lab configuration (gym kwarg ``env_cfg_entry_point``), or
-one of the DeepMind Control suite. Besides Isaac Lab's own, the former are the tasks of every installed package that
-names a module in the entry-point group ``isaaclab.tasks``; this project's tasks are found that way too. A task gives
-itself an alias with the gym kwarg ``difftori_alias``. See ``docs/new_task.md``.
+one of the DeepMind Control suite or of MetaWorld. Besides Isaac Lab's own, the former are the tasks of every installed
+package that names a module in the entry-point group ``isaaclab.tasks``; this project's tasks are found that way too. A
+task gives itself an alias with the gym kwarg ``difftori_alias``. See ``docs/new_task.md``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, cast
 
-from difftori_isaac.envs import dm_control_tasks
+from difftori_isaac.envs import dm_control_tasks, metaworld_tasks
 
 if TYPE_CHECKING:
     from difftori_isaac.envs.vec_env import Simulator
@@ -25,7 +25,7 @@ ENTRY_POINT_GROUP = "isaaclab.tasks"
 
 
 class UnknownTaskError(ValueError):
-    """A task name is neither an alias, a registered gym id nor a task of the DeepMind Control suite."""
+    """A task name is neither an alias, a registered gym id nor a task of the DeepMind Control suite or MetaWorld."""
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,24 @@ class TaskInfo:
     """A task."""
 
     id: str
-    """The gym id, or ``domain-task`` of the DeepMind Control suite."""
+    """The gym id, ``domain-task`` of the DeepMind Control suite or the name of a task of MetaWorld."""
     alias: str | None
     """The short name, if the task declares one."""
     package: str
     """The top-level package that holds the task's configuration."""
-    simulator: Literal["isaaclab", "dm_control"] = "isaaclab"
+    simulator: Literal["isaaclab", "dm_control", "metaworld"] = "isaaclab"
     """The module of ``difftori_isaac.envs`` that makes the environment."""
 
 
 def list_tasks() -> list[TaskInfo]:
-    """Returns every task that can be run here, those with an alias first and the suite's last.
+    """Returns every task that can be run here, those with an alias first and those of other simulators last.
 
     Raises:
         ValueError: Two tasks declare the same alias.
     """
-    suite = _suite_tasks().values() if find_spec("dm_control") else ()
+    others = [task for task in _other_tasks().values() if find_spec(task.package)]
     tasks = sorted(_load_tasks().values(), key=lambda task: (task.alias is None, task.id))
-    return [*tasks, *suite]
+    return [*tasks, *others]
 
 
 def aliases() -> dict[str, str]:
@@ -59,25 +59,25 @@ def aliases() -> dict[str, str]:
 
 
 def resolve_task(name: str) -> TaskInfo:
-    """Finds a task by its alias, gym id or ``domain-task``.
+    """Finds a task by its alias, gym id, ``domain-task`` or MetaWorld's name.
 
     Raises:
         UnknownTaskError: There is none; the message lists close matches and all aliases.
     """
-    suite = _suite_tasks()
-    if name in suite:
-        return suite[name]
+    others = _other_tasks()
+    if name in others:
+        return others[name]
     tasks = _load_tasks()
     ids = _aliases(tasks)
     task_id = ids.get(name, name)
     if task_id in tasks:
         return tasks[task_id]
-    spelling = {known.lower(): known for known in (*tasks, *ids, *suite)}
+    spelling = {known.lower(): known for known in (*tasks, *ids, *others)}
     matches = [spelling[match] for match in difflib.get_close_matches(name.lower(), spelling, n=5, cutoff=0.5)]
     raise UnknownTaskError(
         f"Unknown task '{name}'. Close matches: {', '.join(matches) or 'none'}. Aliases: {', '.join(ids)}; any gym id "
-        "of Isaac Lab or of a package with an 'isaaclab.tasks' entry point works too, and any domain-task of the "
-        "DeepMind Control suite."
+        "of Isaac Lab or of a package with an 'isaaclab.tasks' entry point works too, any domain-task of the DeepMind "
+        "Control suite, and any task of MetaWorld, such as reach-v3."
     )
 
 
@@ -91,7 +91,7 @@ def open_simulator(name: str) -> Simulator:
 
 
 def load_kwargs(task_id: str) -> Mapping[str, object]:
-    """Returns the keyword arguments a task is registered with; a task of the DeepMind Control suite has none."""
+    """Returns the keyword arguments a task is registered with; one of another simulator has none."""
     import gymnasium
 
     task = resolve_task(task_id)
@@ -102,8 +102,9 @@ def _aliases(tasks: Mapping[str, TaskInfo]) -> dict[str, str]:
     return dict(sorted((task.alias, task.id) for task in tasks.values() if task.alias is not None))
 
 
-def _suite_tasks() -> dict[str, TaskInfo]:
-    return {name: TaskInfo(name, None, "dm_control", "dm_control") for name in dm_control_tasks.TASKS}
+def _other_tasks() -> dict[str, TaskInfo]:
+    suite = {name: TaskInfo(name, None, "dm_control", "dm_control") for name in dm_control_tasks.TASKS}
+    return suite | {name: TaskInfo(name, None, "metaworld", "metaworld") for name in metaworld_tasks.TASKS}
 
 
 def _load_tasks() -> dict[str, TaskInfo]:

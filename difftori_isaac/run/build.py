@@ -102,11 +102,12 @@ def seed_everything(seed: int) -> None:
 
 def default_num_envs(task: str, device: str) -> int | None:
     """Environments unless asked otherwise; None is the task's own number."""
-    from difftori_isaac.envs import dm_control_tasks
+    from difftori_isaac.envs import dm_control_tasks, metaworld_tasks
     from difftori_isaac.envs.registry import resolve_task
 
-    if resolve_task(task).simulator == "dm_control":
-        return dm_control_tasks.DEFAULT_NUM_ENVS
+    others = {"dm_control": dm_control_tasks.DEFAULT_NUM_ENVS, "metaworld": metaworld_tasks.DEFAULT_NUM_ENVS}
+    if (simulator := resolve_task(task).simulator) in others:
+        return others[simulator]
     return CPU_NUM_ENVS if device == "cpu" else None
 
 

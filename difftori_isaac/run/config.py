@@ -75,14 +75,14 @@ class RunConfig:
     """
 
     task: str
-    """Alias such as Lift, any registered Isaac Lab id, or domain-task of the DeepMind Control suite such as
-    walker-walk; `scripts/list_tasks.py` lists them."""
+    """Alias such as Lift, any registered Isaac Lab id, domain-task of the DeepMind Control suite such as walker-walk,
+    or a task of MetaWorld such as reach-v3; `scripts/list_tasks.py` lists them."""
     policy: Literal["trajopt", "mlp", "diffusion", "ibc"] = "trajopt"
     """Trajectory-optimizer policy, or a baseline: an MLP and, with learner=imitation, a diffusion or an energy-based
     policy (implicit behaviour cloning)."""
     num_envs: int | None = None
     """Parallel environments; null is the task's own number on CUDA (often 4096) and 512 on CPU, and 8 for a task of the
-    DeepMind Control suite."""
+    DeepMind Control suite or of MetaWorld."""
     seed: int = 0
     """Seed of torch, numpy, python and the environment."""
     device: str = "auto"
@@ -101,7 +101,8 @@ class RunConfig:
     """How the policy learns; what is null in PPO is taken from the task's own rsl_rl settings."""
     env_overrides: tuple[str, ...] = ()
     """Settings of the environment, Isaac Lab's own or, for the DeepMind Control suite, action_repeat, pixels, shadows,
-    num_workers and episode_steps; given as env.<key>=<value>, and for Isaac Lab physics=, renderer= and presets=."""
+    num_workers and episode_steps, for MetaWorld the last two; given as env.<key>=<value>, and for Isaac Lab physics=,
+    renderer= and presets=."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "num_envs")
@@ -141,8 +142,8 @@ class TrainConfig(RunConfig):
 class RolloutConfig(RunConfig):
     """What scripts that only act take: a policy from a checkpoint, or one that needs none."""
 
-    policy: Literal["trajopt", "mlp", "diffusion", "ibc", "random", "zero"] = "trajopt"  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Policy of the checkpoint; random and zero need no checkpoint."""
+    policy: Literal["trajopt", "mlp", "diffusion", "ibc", "random", "zero", "expert"] = "trajopt"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Policy of the checkpoint; random, zero and, where the task has one, its scripted expert need no checkpoint."""
     checkpoint: str = "latest"
     """latest, best, a checkpoint file or a run directory."""
 

@@ -27,6 +27,13 @@ OWN = ("num_envs", "device", "seed", "run_dir")
 """Keys that a script does not take from the training."""
 
 
+WITHOUT_CHECKPOINT = ("random", "zero", "expert")
+"""Policies that are not learned."""
+
+EXPERT = "expert"
+"""Observation group of the actions of a task's scripted expert."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a policy comes from."""
@@ -41,7 +48,7 @@ class Origin:
 
 
 def configure[C: RolloutConfig](schema: type[C], overrides: Overrides) -> tuple[C, Origin | None]:
-    """The configuration of a script, and the checkpoint of its policy: None for random and zero.
+    """The configuration of a script, and the checkpoint of its policy: None for those that are not learned.
 
     What the policy was trained with is taken from the checkpoint, then what the user gave.
 
@@ -49,7 +56,7 @@ def configure[C: RolloutConfig](schema: type[C], overrides: Overrides) -> tuple[
         ConfigError: If a setting, or two together, cannot be; or if there is no such checkpoint.
     """
     policy = overrides.get("policy") or schema.policy
-    if policy in ("random", "zero"):
+    if policy in WITHOUT_CHECKPOINT:
         if overrides.get("checkpoint") is not None:
             raise ConfigError(f"policy={policy} has no checkpoint; leave checkpoint= out")
         return _resolved(compose(schema, overrides)), None
@@ -82,9 +89,17 @@ def _resolved[C: RolloutConfig](config: C) -> C:
 
 
 def make_policy(config: RolloutConfig, env: VecEnv, origin: Origin | None) -> Policy:
-    """The deterministic policy of a checkpoint; uniform actions in [-1, 1]; or zeros."""
+    """The deterministic policy of a checkpoint; uniform actions in [-1, 1]; zeros; or the task's expert.
+
+    Raises:
+        ConfigError: If the policy does not fit the environment.
+    """
     shape = (env.num_envs, env.num_actions)
     if origin is None:
+        if config.policy == "expert":
+            if EXPERT not in env.get_observations():
+                raise ConfigError(f"policy is expert, but {config.task} has none; allowed: a task of MetaWorld")
+            return lambda obs: obs[EXPERT]
         if config.policy == "zero":
             return lambda obs: torch.zeros(shape, device=config.device)
         return lambda obs: 2 * torch.rand(shape, device=config.device) - 1

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from difftori_isaac.envs.dm_control import DmControlSettings, make_env, parse_settings
+from difftori_isaac.envs.dm_control import DmControlSettings, make_env
 from difftori_isaac.envs.dm_control_tasks import BENCHMARK, TASKS
 from difftori_isaac.envs.errors import SimulatorError
 from difftori_isaac.envs.registry import TaskInfo, UnknownTaskError, open_simulator, resolve_task
+from difftori_isaac.envs.settings import parse_settings
 from difftori_isaac.envs.vec_env import VideoRequest
 
 HERE = "env.num_workers=1"
@@ -145,7 +146,8 @@ def test_pictures_without_shadows():
 
 
 def test_settings():
-    assert parse_settings(["env.pixels=true", "env.action_repeat=4"]) == DmControlSettings(pixels=True, action_repeat=4)
+    overrides = ["env.pixels=true", "env.action_repeat=4"]
+    assert parse_settings(DmControlSettings, overrides, "dm_control") == DmControlSettings(pixels=True, action_repeat=4)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 INTRUDERS = {
     "difftori_isaac/trajopt/intruder.py": "from difftori_isaac import world_models",
-    "difftori_isaac/policies/intruder.py": "from difftori_isaac import envs\nimport dm_control, warp",
+    "difftori_isaac/policies/intruder.py": "from difftori_isaac import envs\nimport dm_control, h5py, metaworld, warp",
+    "difftori_isaac/data/intruder.py": "from difftori_isaac import learners",
     "difftori_isaac/learners/intruder.py": "def later():\n    import isaaclab.envs, theseus",
     "tasks/intruder.py": "from difftori_isaac import trajopt",
     "scripts/intruder.py": "from difftori_isaac.trajopt import layer",

@@ -42,7 +42,7 @@ def test_help_shows_every_key_with_its_current_value(capsys: pytest.CaptureFixtu
         "wandb.mode=online",
         "learner.gamma=null",
         "learner=ppo",
-        "[model_based|model_based_parallel|ppo]",
+        "[imitation|model_based|model_based_parallel|ppo]",
     ):
         assert part in text
     assert run("train", "-h", "learner=model_based_parallel") == 0
@@ -132,7 +132,7 @@ def test_bad_rollout_is_one_line(script: str, run_dir: Path, capsys: pytest.Capt
         "policy=zero": "task is missing",
         "checkpoint=none.pt": "checkpoint none.pt does not exist",
         "task=Reach checkpoint=runs/Cartpole/mlp/first": "task is Reach, but",
-        "task=Cartpole policy=best": "policy is 'best'; allowed: trajopt, mlp, random, zero",
+        "task=Cartpole policy=best": "policy is 'best'; allowed: trajopt, mlp, diffusion, ibc, random, zero, expert",
         "task=Cartpole num_envs=0": "num_envs is 0",
         "resume=latest": "unknown key 'resume'",
     }.items():

@@ -117,14 +117,14 @@ def test_every_key_has_a_default_and_inherited_keys_their_description():
     keys = leaf_keys(PlayConfig)
     assert keys["num_envs"].startswith("Parallel environments; null is 16")
     assert keys["device"].startswith("auto")
-    assert keys["policy"].endswith("[trajopt|mlp|random|zero]")
+    assert keys["policy"].endswith("[trajopt|mlp|diffusion|ibc|random|zero|expert]")
     assert "trajopt.solver" in keys
 
 
 BAD = {
     "learner.tau=0.5": "learner.tau is no setting of this learner, 'ppo'",
     "learner.name=model_based": "unknown key 'learner.name'",
-    "world_model=x": "world_model is 'x'; allowed: difftori, latent, td, td_large, td_wide, tdmpc2",
+    "world_model=x": "world_model is 'x'; allowed: chunk, difftori, latent, td, td_large, td_wide, tdmpc2",
     "Lift": "'Lift' is not an override; allowed: key=value",
     "--num_envs": "'--num_envs' is not an override; allowed: key=value, for example num_envs=<value>",
     "--task=Lift": "for example task=<value>",
@@ -141,8 +141,8 @@ BAD = {
     "+seed=1": "adds or deletes",
     "~seed=1": "adds or deletes",
     "run_dir=a(b)": "cannot be read",
-    "policy=foo": "policy is 'foo'; allowed: mlp, trajopt",
-    "learner=sac": "learner is 'sac'; allowed: model_based, model_based_parallel, ppo",
+    "policy=foo": "policy is 'foo'; allowed: diffusion, ibc, mlp, trajopt",
+    "learner=sac": "learner is 'sac'; allowed: imitation, model_based, model_based_parallel, ppo",
     "trajopt.solver=ipopt": "trajopt.solver is 'ipopt'; allowed: gauss_newton, theseus",
     "trajopt.backward_mode=x": "trajopt.backward_mode is 'x'; allowed: implicit, truncated, unroll",
     "trajopt.horizon=0": "trajopt.horizon is 0; allowed: an integer of at least 1",

@@ -1,0 +1,94 @@
+"""MetaWorld behind the door."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from ctypes.util import find_library
+
+import pytest
+import torch
+
+from difftori_isaac.envs.metaworld import make_env
+from difftori_isaac.envs.metaworld_tasks import TASKS
+from difftori_isaac.envs.registry import TaskInfo, UnknownTaskError, list_tasks, open_simulator, resolve_task
+from difftori_isaac.envs.vec_env import VideoRequest
+
+needs_egl = pytest.mark.skipif(find_library("EGL") is None, reason="pictures need EGL")
+
+
+def make(task: str, *overrides: str, num_envs: int = 2, seed: int = 0, num_workers: int = 1, **kwargs):
+    overrides = (f"env.num_workers={num_workers}", *overrides)
+    return make_env(task, num_envs=num_envs, device="cpu", seed=seed, overrides=overrides, **kwargs)
+
+
+def follow_expert(env, steps: int):
+    """Observations, rewards and success of each step."""
+    obs, rows = env.get_observations(), []
+    for _ in range(steps):
+        obs, rewards, _, extras = env.step(obs["expert"])
+        rows.append((obs["policy"], rewards, env.success_rate(extras)))
+    return rows
+
+
+def test_the_names_are_those_of_the_installed_package():
+    from difftori_isaac.envs.metaworld_env import ENV_POLICY_MAP
+
+    assert set(TASKS) == set(ENV_POLICY_MAP) and len(TASKS) == 50
+    assert resolve_task("hammer-v3") == TaskInfo("hammer-v3", None, "metaworld", "metaworld")
+    assert (
+        resolve_task("hammer-v3") in list_tasks() and open_simulator("hammer-v3").load_task_defaults("hammer-v3") == {}
+    )
+    with pytest.raises(UnknownTaskError, match=r"Close matches: .*hammer-v3"):
+        resolve_task("hamer-v3")
+
+
+@pytest.mark.parametrize("task", ["assembly-v3", "hammer-v3", "peg-insert-side-v3"])
+def test_experts_succeed_and_idle_hands_do_not(task):
+    with closing(make(task)) as env:
+        rows = follow_expert(env, 200)
+        assert [success for _, _, success in rows[:-1]] == [None] * 199 and rows[-1][-1] == 1.0
+        assert torch.stack([rewards for _, rewards, _ in rows[-20:]]).mean() > 1.0
+        for _ in range(200):
+            *_, dones, extras = env.step(torch.zeros(2, 4))
+        assert dones.all() and extras["time_outs"].all() and env.success_rate(extras) == 0.0
+
+
+def test_what_follows_from_a_seed_does_not_depend_on_workers():
+    rows = []
+    for seed, num_workers in ((3, 1), (3, 2), (4, 1)):
+        with closing(make("reach-v3", "env.episode_steps=3", seed=seed, num_workers=num_workers)) as env:
+            rows.append(torch.stack([obs for obs, _, _ in follow_expert(env, 7)]))
+    assert torch.equal(rows[0], rows[1]) and not torch.equal(rows[0], rows[2])
+    goals = rows[0][:, 0, -3:]
+    assert torch.equal(goals[3], goals[4]) and not torch.equal(goals[1], goals[4])  # a new one for each episode
+
+
+def test_actions_are_clipped():
+    states = []
+    for size in (1.0, 7.0):
+        with closing(make("reach-v3", num_envs=1)) as env:
+            states.append(env.step(torch.full((1, 4), size))[0]["policy"])
+    assert torch.equal(*states)
+
+
+@needs_egl
+def test_pictures_are_the_right_way_up():
+    with closing(make("hammer-v3", num_envs=1, video=VideoRequest(64, 48))) as env:
+        frame = env.render_frame().astype(float)
+    assert frame.shape == (48, 64, 3)
+    assert frame[:12].std() < 0.5 * frame[-12:].std()  # the bare wall is behind the table, and above it
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("env.action_repeat=2", "'env.action_repeat=2' is no setting of a metaworld task; allowed: env.num_workers, "),
+        ("env.episode_steps=501", "env.episode_steps is 501; input should be less than or equal to 500"),
+        ("env.num_workers=0", "env.num_workers is 0"),
+    ],
+)
+def test_bad_settings_are_refused(override, message):
+    with pytest.raises(ValueError, match=message):
+        make_env("reach-v3", num_envs=1, device="cpu", seed=0, overrides=[override])
+    with pytest.raises(UnknownTaskError, match="allowed: assembly-v3, "):
+        make_env("walker-walk", num_envs=1, device="cpu", seed=0)
