@@ -89,6 +89,18 @@ def test_plans_converge_and_their_error_trains_the_cost(demos, base):
     assert ("base" in row) == (base == "regression")
 
 
+def test_plans_that_have_not_converged_train_nothing(demos):
+    """Unless the iterations themselves are differentiated."""
+    for mode, trained in (("implicit", False), ("unroll", True), ("truncated", True)):
+        hasty = {"iterations": 1, "tolerance": 1e-9, "backward_mode": mode}
+        algorithm = build(demos, trajopt=hasty, num_updates=2)
+        before = [parameter.clone() for parameter in algorithm.policy.parameters()]
+        (row,) = train(algorithm, 1)
+        assert row["update_solver_converged"] == 0.0 and row["imitation"] > 0.01
+        changed = [not torch.equal(*pair) for pair in zip(before, algorithm.policy.parameters(), strict=True)]
+        assert all(changed) if trained else not any(changed), mode
+
+
 def test_the_prior_plan_is_trained_by_its_own_error_alone(demos):
     algorithm = build(demos, world_model={"base": "regression"}, base_coef=0.0)
     before = [parameter.clone() for parameter in algorithm.policy.base.parameters()]

@@ -17,6 +17,11 @@ from difftori_isaac.world_models.chunk_cost import ChunkCost
 from difftori_isaac.world_models.mlp import mlp
 
 
+OF_OPTIMA = ("implicit", "dlm")
+"""Backward modes whose gradient means nothing before a plan has converged: as a cost that is fitted too closely gets
+harder to minimise, it would lead ever further away."""
+
+
 class OptimizedChunks(ChunkPolicy):
     """``policy=trajopt``: ``a* = argmin ½‖φ(features, ζ, a)‖² + ½ w² ‖a − ā‖²`` (arXiv 2402.05421, section 4.2).
 
@@ -66,7 +71,10 @@ class OptimizedChunks(ChunkPolicy):
         return self._plan(features, self._latent(features), self._prior(features)).action
 
     def losses(self, features: torch.Tensor, chunk: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Mean squared error of the plan and, where there are such networks, of its prior plan, and ζ's divergence."""
+        """Mean squared error of the plan and, where there are such networks, of its prior plan, and ζ's divergence.
+
+        Only plans that have converged pass a gradient on, unless the iterations themselves are differentiated.
+        """
         losses, latent, prior = {}, self._latent(features), self._prior(features)
         if self.posterior is not None:
             mean, log_std = self.posterior(torch.cat((features, chunk), dim=1)).chunk(2, dim=1)
@@ -76,7 +84,11 @@ class OptimizedChunks(ChunkPolicy):
             losses["divergence"] = divergence.sum(dim=1).mean()
         if self.base is not None:
             losses["base"] = F.mse_loss(prior, chunk)
-        losses["imitation"] = F.mse_loss(self._plan(features, latent, prior.detach()).action, chunk)
+        solution = self._plan(features, latent, prior.detach())
+        errors = (solution.action - chunk).square().mean(dim=1)
+        if self.layer.config.backward_mode in OF_OPTIMA:
+            errors = torch.where(solution.converged, errors, errors.detach())
+        losses["imitation"] = errors.mean()
         return losses
 
     def solver_statistics(self) -> dict[str, float]:
