@@ -16,7 +16,6 @@ from difftori_isaac.trajopt.solution import TrajOptSolution
 from difftori_isaac.world_models.chunk_cost import ChunkCost
 from difftori_isaac.world_models.mlp import mlp
 
-
 OF_OPTIMA = ("implicit", "dlm")
 """Backward modes whose gradient means nothing before a plan has converged: as a cost that is fitted too closely gets
 harder to minimise, it would lead ever further away."""
