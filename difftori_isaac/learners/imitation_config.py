@@ -27,7 +27,7 @@ class ImitationConfig:
     """Share of the demonstrations, the last ones, that are held back to measure ``validation_error``; 0 is none."""
     num_steps_per_env: int = 8
     """Environment steps per environment and iteration, to measure the return."""
-    total_updates: int = 20_000
+    total_updates: int = 5_000
     """Optimizer steps of the whole training."""
     num_updates: int = 200
     """Optimizer steps per iteration."""

@@ -17,7 +17,18 @@ from difftori_isaac.run.compose import compose, parse
 from difftori_isaac.run.config import RunConfig, TrainConfig, to_dict
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ("train", "play", "evaluate", "export", "list_tasks", "new_task", "plot", "report", "benchmark")
+SCRIPTS = (
+    "train",
+    "play",
+    "evaluate",
+    "collect_demos",
+    "export",
+    "list_tasks",
+    "new_task",
+    "plot",
+    "report",
+    "benchmark",
+)
 
 
 def run(script: str, *arguments: str) -> int:
