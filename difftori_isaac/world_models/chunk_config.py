@@ -23,8 +23,6 @@ class ChunkModelConfig:
     """Hidden widths of all networks."""
     activation: str = "swish"
     """Activation of all networks: swish, elu, gelu, mish, softplus or tanh."""
-    num_residuals: int | None = None
-    """Residuals of the cost of ``policy=trajopt``; null is one for each number of a chunk."""
     latent_dim: int = 0
     """Width of the latent variable of ``policy=trajopt``, which tells demonstrations apart that do different things in
     the same state (a conditional VAE); 0 is none."""
@@ -43,7 +41,5 @@ class ChunkModelConfig:
                 f"world_model.activation is {self.activation!r}; allowed: {', '.join(SMOOTH_ACTIVATIONS)} "
                 "(the gradient through a plan needs second derivatives)"
             )
-        if self.num_residuals is not None and self.num_residuals < 1:
-            raise ValueError(f"world_model.num_residuals is {self.num_residuals}; allowed: an integer of at least 1")
         if self.latent_dim < 0:
             raise ValueError(f"world_model.latent_dim is {self.latent_dim}; allowed: an integer of at least 0")

@@ -13,24 +13,25 @@ from difftori_isaac.world_models.second_order import SecondOrderMLP
 class ChunkCost(nn.Module):
     """``½‖φ(z, a)‖²`` of a condition z and a chunk a: a problem of one step, whose action is the chunk.
 
-    The imitation learner of DiffTORI (arXiv 2402.05421, section 4.2) optimises chunks so, without dynamics. A
-    ``StructuredModel`` and a ``SecondOrderModel``.
+    The imitation learner of DiffTORI (arXiv 2402.05421, section 4.2) optimises chunks so, without dynamics. Here
+    ``φ(z, a) = a + f(z, a)``: every residual can be written so, and with a new network f the cost is nearly a round
+    bowl, whose minimum moves with the weights. Without a, φ is small at first, and so is the gradient of the minimum.
+
+    A ``StructuredModel`` and a ``SecondOrderModel``.
     """
 
-    def __init__(
-        self, condition_dim: int, chunk_dim: int, *, hidden_dims: tuple[int, ...], num_residuals: int, activation: str
-    ) -> None:
-        """Build φ for conditions and flat chunks of these widths."""
+    def __init__(self, condition_dim: int, chunk_dim: int, *, hidden_dims: tuple[int, ...], activation: str) -> None:
+        """Build f for conditions and flat chunks of these widths."""
         super().__init__()
-        self.residuals = mlp(condition_dim + chunk_dim, hidden_dims, num_residuals, activation)
+        self.net = mlp(condition_dim + chunk_dim, hidden_dims, chunk_dim, activation)
 
     def next(self, z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         """The condition, shape (num_envs, condition_dim); nothing comes after a chunk."""
         return z
 
     def stage_residual(self, z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
-        """φ, shape (num_envs, num_residuals), of flat chunks, shape (num_envs, chunk_dim)."""
-        return self.residuals(torch.cat((z, a), dim=-1))
+        """φ, of the shape of the flat chunks, (num_envs, chunk_dim)."""
+        return a + self.net(torch.cat((z, a), dim=-1))
 
     def terminal_residual(self, z: torch.Tensor) -> torch.Tensor:
         """No residuals, shape (num_envs, 0)."""
@@ -46,11 +47,16 @@ class ChunkCost(nn.Module):
 
     def stage_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
         """Derivatives of :meth:`stage_residual`."""
-        phi, sizes = LinearizedMLP(self.residuals, torch.cat((z, a), dim=-1)), (z.shape[-1], a.shape[-1])
+        net, sizes = LinearizedMLP(self.net, torch.cat((z, a), dim=-1)), (z.shape[-1], a.shape[-1])
+
+        def pull(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            z_rows, a_rows = net.pull(rows).split(sizes, dim=-1)
+            return z_rows, rows + a_rows
+
         return Derivatives(
-            value=phi.value,
-            push=lambda z_rows, a_rows: phi.push(torch.cat((z_rows, a_rows), dim=-1)),
-            pull=lambda rows: phi.pull(rows).split(sizes, dim=-1),
+            value=a + net.value,
+            push=lambda z_rows, a_rows: a_rows + net.push(torch.cat((z_rows, a_rows), dim=-1)),
+            pull=pull,
         )
 
     def terminal_derivatives(self, z: torch.Tensor) -> Derivatives:
@@ -62,8 +68,8 @@ class ChunkCost(nn.Module):
         )
 
     def second_order_weights(self) -> tuple[torch.Tensor, ...]:
-        """Parameters of φ."""
-        return tuple(self.residuals.parameters())
+        """Parameters of f."""
+        return tuple(self.net.parameters())
 
     def pull_gradient(
         self,
@@ -74,8 +80,9 @@ class ChunkCost(nn.Module):
         discount: float,
     ) -> tuple[torch.Tensor, ...]:
         """See :class:`~difftori_isaac.trajopt.problem.SecondOrderModel`; of the first step alone."""
-        phi = SecondOrderMLP(self.residuals, weights)
-        inputs = torch.cat((z0, actions[:, 0]), dim=1)
-        tangents = torch.cat((torch.zeros_like(z0), direction[:, 0]), dim=1)
-        rows = phi.pull(phi.push(torch.stack((inputs, tangents))).flip(0))
-        return rows[0, :, : z0.shape[1]], *phi.grads
+        net = SecondOrderMLP(self.net, weights)
+        moving_actions = torch.stack((actions[:, 0], direction[:, 0]))
+        moving_z = torch.stack((z0, torch.zeros_like(z0)))
+        residuals = moving_actions + net.push(torch.cat((moving_z, moving_actions), dim=2))
+        rows = net.pull(residuals.flip(0))
+        return rows[0, :, : z0.shape[1]], *net.grads

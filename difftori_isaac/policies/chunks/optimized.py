@@ -22,7 +22,7 @@ harder to minimise, it would lead ever further away."""
 
 
 class OptimizedChunks(ChunkPolicy):
-    """``policy=trajopt``: ``a* = argmin ½‖φ(features, ζ, a)‖² + ½ w² ‖a − ā‖²`` (arXiv 2402.05421, section 4.2).
+    """``policy=trajopt``: ``a* = argmin ½‖φ((features, ζ), a)‖² + ½ w² ‖a − ā‖²`` (arXiv 2402.05421, section 4.2).
 
     ζ is the latent variable of a conditional VAE, drawn by a network that sees the demonstrated chunk in training, and
     when acting from a standard normal distribution by torch's global generator. ā is zero or a regressed chunk, which
@@ -52,7 +52,6 @@ class OptimizedChunks(ChunkPolicy):
             condition_dim,
             self.chunk_dim,
             hidden_dims=config.hidden_dims,
-            num_residuals=config.num_residuals or self.chunk_dim,
             activation=config.activation,
         )
         self.base = self.posterior = None
