@@ -45,7 +45,12 @@ class Imitation:
         self.policy, self.config, self.groups, self.device = policy, config, groups, torch.device(device)
         self.learning_rate, self.num_updates = config.learning_rate, 0
         self.optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate)
-        self._coefs = {"imitation": 1.0, "base": config.base_coef, "divergence": config.divergence_coef}
+        self._coefs = {
+            "imitation": 1.0,
+            "base": config.base_coef,
+            "denoising": config.denoising_coef,
+            "divergence": config.divergence_coef,
+        }
         self._means = Means()
         self._training: ChunkDataset | None = None
         self._validation: ChunkDataset | None = None

@@ -39,7 +39,9 @@ class ImitationConfig:
     """Gradients are clipped to this norm."""
     base_coef: float = 1.0
     """Weight of the error of the prior plan of ``policy=trajopt``, which trains nothing else."""
-    divergence_coef: float = 0.01
+    denoising_coef: float = 1.0
+    """Weight of the error of the residuals of ``policy=trajopt`` at noisy chunks."""
+    divergence_coef: float = 0.03
     """Weight of the divergence of the latent variable of ``policy=trajopt`` from its prior; the original's is 0.003."""
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     """Settings of ``policy=diffusion``."""

@@ -26,6 +26,8 @@ class ChunkModelConfig:
     latent_dim: int = 0
     """Width of the latent variable of ``policy=trajopt``, which tells demonstrations apart that do different things in
     the same state (a conditional VAE); 0 is none."""
+    denoising_std: float = 0.5
+    """Standard deviation of the noise on demonstrated chunks, of actions within ±1, that residuals there are to be."""
     base: Literal["zero", "regression"] = "zero"
     """Prior plan of ``policy=trajopt``: zeros, or a chunk that a network of its own regresses."""
     encoders: EncoderConfig = field(default_factory=EncoderConfig)

@@ -93,12 +93,21 @@ def test_plans_that_have_not_converged_train_nothing(demos):
     """Unless the iterations themselves are differentiated."""
     for mode, trained in (("implicit", False), ("unroll", True), ("truncated", True)):
         hasty = {"iterations": 1, "tolerance": 1e-9, "backward_mode": mode}
-        algorithm = build(demos, trajopt=hasty, num_updates=2)
+        algorithm = build(demos, trajopt=hasty, num_updates=2, denoising_coef=0.0)
         before = [parameter.clone() for parameter in algorithm.policy.parameters()]
         (row,) = train(algorithm, 1)
         assert row["update_solver_converged"] == 0.0 and row["imitation"] > 0.01
         changed = [not torch.equal(*pair) for pair in zip(before, algorithm.policy.parameters(), strict=True)]
         assert all(changed) if trained else not any(changed), mode
+
+
+def test_denoising_keeps_costs_easy_to_minimise(demos):
+    """And trains them without a gradient through plans, which is the ablation of it."""
+    rows = {coef: train(build(demos, denoising_coef=coef), 8)[-1] for coef in (0.0, 1.0)}
+    assert rows[1.0]["denoising"] < 0.7 * rows[0.0]["denoising"]
+    assert rows[1.0]["update_solver_iterations"] <= rows[0.0]["update_solver_iterations"]
+    alone = train(build(demos, trajopt={"train_through_plan": False}), 8)
+    assert alone[-1]["validation_error"] < 0.1 < alone[0]["validation_error"]
 
 
 def test_the_prior_plan_is_trained_by_its_own_error_alone(demos):
@@ -118,13 +127,13 @@ def test_a_latent_variable_tells_ways_apart(tmp_path):
     rows = train(plain, 2)
     assert rows[-1]["imitation"] > 0.8 and plain.policy(obs).abs().max() < 0.4
     latent = build(path, world_model={"latent_dim": 2}, validation_share=0.0)
-    rows = train(latent, 6)
+    rows = train(latent, 8)
     assert rows[-1]["imitation"] < 0.1 and 0.5 < rows[-1]["divergence"] < 5.0
     assert "validation_error" not in rows[-1]
     with torch.inference_mode():
         actions = latent.policy(obs)[:, 0]
     assert (actions < -0.5).float().mean() > 0.2 and (actions > 0.5).float().mean() > 0.2
-    assert (actions.abs() < 0.5).float().mean() < 0.3
+    assert (actions.abs() < 0.5).float().mean() < 0.4
 
 
 def test_past_the_end_the_last_action_is_repeated():
@@ -199,8 +208,7 @@ def test_pictures_and_point_clouds_are_observed(tmp_path):
 def test_what_does_not_fit_is_refused(demos):
     settings = {
         "policy is 'random'; allowed with learner=imitation: trajopt, mlp": {"policy": "random"},
-        "demonstrations train the cost through plans alone": {"trajopt": {"solver": "mppi"}},
-        "trajopt.train_through_plan is false": {"trajopt": {"train_through_plan": False}},
+        "trajopt.solver is 'mppi', which has no gradient": {"trajopt": {"solver": "mppi"}},
         "trajopt.objective is 'return'": {"trajopt": {"objective": "return"}},
         "learner.obs_groups has 'camera'; allowed: policy": {"obs_groups": {"actor": ["camera"]}},
     }

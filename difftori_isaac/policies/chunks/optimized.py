@@ -27,6 +27,11 @@ class OptimizedChunks(ChunkPolicy):
     ζ is the latent variable of a conditional VAE, drawn by a network that sees the demonstrated chunk in training, and
     when acting from a standard normal distribution by torch's global generator. ā is zero or a regressed chunk, which
     its own error alone trains.
+
+    Residuals at noisy chunks are trained to be the noise, as in denoising: so the cost stays one that a few iterations
+    minimise, which the error of its minimum alone does not see to. There are no bounds unless asked for: a number that
+    a bound holds has no gradient, and demonstrations often lie on the bounds of the environment, so that plans that
+    begin on the wrong side would stay there.
     """
 
     def __init__(self, *args: Any, trajopt: TrajOptConfig) -> None:
@@ -36,17 +41,14 @@ class OptimizedChunks(ChunkPolicy):
             ValueError: If the solver has no gradient that reaches the cost, or the settings do not fit each other.
         """
         super().__init__(*args)
-        if trajopt.solver == "mppi" or not trajopt.train_through_plan:
-            given = "trajopt.solver is 'mppi'" if trajopt.solver == "mppi" else "trajopt.train_through_plan is false"
-            raise ValueError(f"{given}, but demonstrations train the cost through plans alone; allowed: another value")
+        if trajopt.solver == "mppi":
+            raise ValueError("trajopt.solver is 'mppi', which has no gradient; allowed with learner=imitation: another")
         if trajopt.objective != "least_squares":
             raise ValueError(
                 f"trajopt.objective is {trajopt.objective!r}; allowed with learner=imitation: least_squares"
             )
-        config, bounded = self.config, trajopt.solver != "theseus"
-        low = -1.0 if trajopt.action_low is None and bounded else trajopt.action_low
-        high = 1.0 if trajopt.action_high is None and bounded else trajopt.action_high
-        self.layer = TrajOptLayer(replace(trajopt, horizon=1, action_low=low, action_high=high))
+        config = self.config
+        self.layer = TrajOptLayer(replace(trajopt, horizon=1))
         condition_dim = self.feature_dim + config.latent_dim
         self.cost = ChunkCost(
             condition_dim,
@@ -69,9 +71,10 @@ class OptimizedChunks(ChunkPolicy):
         return self._plan(features, self._latent(features), self._prior(features)).action
 
     def losses(self, features: torch.Tensor, chunk: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Mean squared error of the plan and, where there are such networks, of its prior plan, and ζ's divergence.
+        """Errors of the plan, of residuals at noisy chunks and, if there is a network for it, of the prior plan.
 
-        Only plans that have converged pass a gradient on, unless the iterations themselves are differentiated.
+        Where there is a ζ, the divergence of its distribution too. Only plans that have converged pass a gradient on,
+        unless the iterations themselves are differentiated.
         """
         losses, latent, prior = {}, self._latent(features), self._prior(features)
         if self.posterior is not None:
@@ -82,6 +85,9 @@ class OptimizedChunks(ChunkPolicy):
             losses["divergence"] = divergence.sum(dim=1).mean()
         if self.base is not None:
             losses["base"] = F.mse_loss(prior, chunk)
+        noise = self.config.denoising_std * torch.randn_like(chunk)
+        residuals = self.cost.stage_residual(torch.cat((features, latent), dim=1), chunk + noise)
+        losses["denoising"] = F.mse_loss(residuals, noise)
         solution = self._plan(features, latent, prior.detach())
         errors = (solution.action - chunk).square().mean(dim=1)
         if self.layer.config.backward_mode in OF_OPTIMA:
