@@ -28,7 +28,7 @@ class ChunkModelConfig:
     the same state (a conditional VAE); 0 is none."""
     denoising_std: float = 0.5
     """Standard deviation of the noise on demonstrated chunks, of actions within ±1, that residuals there are to be."""
-    base: Literal["zero", "regression"] = "zero"
+    base: Literal["zero", "regression"] = "regression"
     """Prior plan of ``policy=trajopt``: zeros, or a chunk that a network of its own regresses."""
     encoders: EncoderConfig = field(default_factory=EncoderConfig)
     """Encoders of images and point clouds."""

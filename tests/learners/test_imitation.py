@@ -93,7 +93,7 @@ def test_plans_that_have_not_converged_train_nothing(demos):
     """Unless the iterations themselves are differentiated."""
     for mode, trained in (("implicit", False), ("unroll", True), ("truncated", True)):
         hasty = {"iterations": 1, "tolerance": 1e-9, "backward_mode": mode}
-        algorithm = build(demos, trajopt=hasty, num_updates=2, denoising_coef=0.0)
+        algorithm = build(demos, trajopt=hasty, world_model={"base": "zero"}, num_updates=2, denoising_coef=0.0)
         before = [parameter.clone() for parameter in algorithm.policy.parameters()]
         (row,) = train(algorithm, 1)
         assert row["update_solver_converged"] == 0.0 and row["imitation"] > 0.01
@@ -103,10 +103,11 @@ def test_plans_that_have_not_converged_train_nothing(demos):
 
 def test_denoising_keeps_costs_easy_to_minimise(demos):
     """And trains them without a gradient through plans, which is the ablation of it."""
-    rows = {coef: train(build(demos, denoising_coef=coef), 8)[-1] for coef in (0.0, 1.0)}
+    zero = {"base": "zero"}
+    rows = {coef: train(build(demos, world_model=zero, denoising_coef=coef), 8)[-1] for coef in (0.0, 1.0)}
     assert rows[1.0]["denoising"] < 0.7 * rows[0.0]["denoising"]
     assert rows[1.0]["update_solver_iterations"] <= rows[0.0]["update_solver_iterations"]
-    alone = train(build(demos, trajopt={"train_through_plan": False}), 8)
+    alone = train(build(demos, world_model=zero, trajopt={"train_through_plan": False}), 8)
     assert alone[-1]["validation_error"] < 0.1 < alone[0]["validation_error"]
 
 
@@ -126,7 +127,7 @@ def test_a_latent_variable_tells_ways_apart(tmp_path):
     plain = build(path, validation_share=0.0)
     rows = train(plain, 2)
     assert rows[-1]["imitation"] > 0.8 and plain.policy(obs).abs().max() < 0.4
-    latent = build(path, world_model={"latent_dim": 2}, validation_share=0.0)
+    latent = build(path, world_model={"latent_dim": 2, "base": "zero"}, validation_share=0.0)
     rows = train(latent, 8)
     assert rows[-1]["imitation"] < 0.1 and 0.5 < rows[-1]["divergence"] < 5.0
     assert "validation_error" not in rows[-1]
