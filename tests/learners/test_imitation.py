@@ -182,6 +182,20 @@ def test_policies_act_without_demonstrations(demos):
         acting.train_mode()
 
 
+def test_strange_observations_are_taken_to_be_at_the_edge(demos):
+    """And one that never changed in the demonstrations keeps its unit."""
+    algorithm = build(demos, "mlp", num_updates=1)
+    train(algorithm, 1)
+    policy = algorithm.policy
+    far, further = (policy(TensorDict({"policy": torch.full((1, 3), size)}, [1])) for size in (1e4, 1e8))
+    assert torch.equal(far, further) and far.isfinite().all()
+    policy.set_units(
+        {"policy": torch.tensor([[1.0, 2.0, 3.0], [1.0, 4.0, 3.0]])}, torch.tensor([[1.0, 0.0], [1.0, 4.0]])
+    )
+    assert policy.obs_std.tolist() == [1.0, 1.0, 1.0] and policy.obs_mean.tolist() == [1.0, 3.0, 3.0]
+    assert policy.action_scale.tolist() == [1.0, 2.0] and policy.action_mean.tolist() == [1.0, 2.0]
+
+
 def test_demonstrations_held_back_are_not_learned_from(demos):
     algorithm = build(demos, validation_share=0.5, num_demos=5)
     algorithm.train_mode()
