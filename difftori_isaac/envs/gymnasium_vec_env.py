@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,14 +19,15 @@ class GymnasiumVecEnv(VecEnv):
     """Environments on the CPU whose tensors are on any device. What follows from a seed does not depend on workers."""
 
     def __init__(
-        self, recipe: Recipe, *, num_envs: int, num_workers: int, device: str, seed: int, cfg: Mapping[str, Any]
+        self, recipe: Recipe, *, num_envs: int, num_workers: int | None, device: str, seed: int, cfg: Mapping[str, Any]
     ) -> None:
         """Makes the environments and resets them.
 
         Args:
             recipe: How to make one.
             num_envs: Number of environments.
-            num_workers: Number of processes; with 1, the environments are in this one.
+            num_workers: Number of processes; with 1, the environments are in this one. None is the number of cores, at
+                most one for each environment.
             device: Device of the tensors.
             seed: Decides the first states.
             cfg: Settings of the environment, for the record.
@@ -35,6 +37,7 @@ class GymnasiumVecEnv(VecEnv):
         """
         self.num_envs, self.device, self.cfg = num_envs, device, dict(cfg)
         self.max_episode_length = recipe.max_episode_length
+        num_workers = num_workers or min(num_envs, len(os.sched_getaffinity(0)))
         local = num_workers == 1
         self._envs: Envs = (
             EnvSlice(recipe, range(num_envs)) if local else WorkerPool(recipe, num_envs, min(num_workers, num_envs))

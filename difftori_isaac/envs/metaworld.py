@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -60,7 +59,7 @@ def make_env(
     return GymnasiumVecEnv(
         recipe,
         num_envs=num_envs,
-        num_workers=settings.num_workers or min(num_envs, len(os.sched_getaffinity(0))),
+        num_workers=settings.num_workers,
         device=device,
         seed=seed,
         cfg=asdict(settings),
