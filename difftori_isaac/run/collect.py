@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from difftori_isaac.run import build, rollout
 from difftori_isaac.run.compose import Overrides
 from difftori_isaac.run.config import CollectConfig
 from difftori_isaac.run.errors import RunError
-from difftori_isaac.run.evaluate import MAX_NUM_ENVS, summary
+from difftori_isaac.run.evaluate import summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,9 +37,7 @@ def collect(overrides: Overrides) -> None:
         RunError: If the file cannot be written, or too few episodes are good enough.
     """
     config, origin = rollout.configure(CollectConfig, overrides)
-    if config.num_envs is None:
-        most = build.default_num_envs(config.task, config.device) or MAX_NUM_ENVS
-        config = replace(config, num_envs=min(config.num_demos, most))
+    config = rollout.with_num_envs(config, config.num_demos)
     folder = Path() if origin is None or origin.run_dir is None else origin.run_dir
     path = Path(config.output) if config.output else folder / "demos.hdf5"
     made_in = {

@@ -26,9 +26,6 @@ from difftori_isaac.run.report import try_report
 if TYPE_CHECKING:
     from difftori_isaac.envs.vec_env import VecEnv
 
-MAX_NUM_ENVS = 4096
-"""Environments on CUDA unless asked otherwise."""
-
 
 def evaluate(overrides: Overrides) -> None:
     """Evaluates a policy, or with ``checkpoint=all`` every policy that a run has kept.
@@ -40,9 +37,7 @@ def evaluate(overrides: Overrides) -> None:
     if every:
         overrides = replace(overrides, values=overrides.values | {"checkpoint": "latest"})
     config, origin = rollout.configure(EvaluateConfig, overrides)
-    if config.num_envs is None:
-        most = build.default_num_envs(config.task, config.device) or MAX_NUM_ENVS
-        config = replace(config, num_envs=min(config.num_episodes, most))
+    config = rollout.with_num_envs(config, config.num_episodes)
     folder = Path() if origin is None or origin.run_dir is None else origin.run_dir
     if every:
         path = Path(config.output) if config.output else folder / "eval.csv"

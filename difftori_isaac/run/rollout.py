@@ -34,6 +34,10 @@ EXPERT = "expert"
 """Observation group of the actions of a task's scripted expert."""
 
 
+MAX_NUM_ENVS = 4096
+"""Environments on CUDA unless asked otherwise."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a policy comes from."""
@@ -76,6 +80,12 @@ def configure[C: RolloutConfig](schema: type[C], overrides: Overrides) -> tuple[
         if asked is not None and asked != saved[key]:
             raise ConfigError(f"{key} is {asked}, but {path} was trained with {saved[key]}; leave {key}= out")
     return _resolved(compose(schema, overrides, saved)), Origin(checkpoint, path)
+
+
+def with_num_envs[C: RolloutConfig](config: C, num_episodes: int) -> C:
+    """With one environment for each episode, at most the default of training, unless their number is given."""
+    most = build.default_num_envs(config.task, config.device) or MAX_NUM_ENVS
+    return replace(config, num_envs=config.num_envs or min(num_episodes, most))
 
 
 def _refuse_bad_values(schema: type[RolloutConfig], overrides: Overrides) -> None:
