@@ -22,6 +22,12 @@ from difftori_isaac.envs.vec_env import VideoRequest
 class MetaWorldSettings:
     """What ``env.<key>=<value>`` sets."""
 
+    pixels: Annotated[bool, Field(strict=True)] = False
+    """Whether a picture is observed, group ``pixels``, uint8 of shape (num_envs, 3, 84, 84), in place of objects and
+    goal."""
+    num_points: Annotated[int, Field(ge=1, strict=True)] | None = None
+    """Points of the cloud that is observed, group ``point_cloud``, of shape (num_envs, num_points, 3) [m], in place of
+    objects and goal; None is no cloud."""
     num_workers: Annotated[int, Field(ge=1, strict=True)] | None = None
     """Processes the environments are divided among; 1 is this one. None is the number of cores, at most one for each
     environment."""
@@ -53,7 +59,12 @@ def make_env(
     num_envs, video = num_envs or DEFAULT_NUM_ENVS, video or VideoRequest()
     recipe = Recipe(
         name=task_id,
-        make=partial(TASKS[task_id].make, frame=(video.width, video.height)),
+        make=partial(
+            TASKS[task_id].make,
+            frame=(video.width, video.height),
+            pixels=settings.pixels,
+            num_points=settings.num_points,
+        ),
         max_episode_length=settings.episode_steps,
     )
     return GymnasiumVecEnv(

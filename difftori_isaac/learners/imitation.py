@@ -28,6 +28,9 @@ from difftori_isaac.world_models.chunk_config import ChunkModelConfig
 POLICIES = ("trajopt", "mlp", "diffusion", "ibc")
 """Names of the policies that it trains."""
 
+OBSERVED = ("policy", "pixels", "point_cloud")
+"""Observation groups that policies see unless asked otherwise, as far as the environment has them."""
+
 VALIDATION_SAMPLES = 512
 """Most samples of which ``validation_error`` is the mean, evenly spread over the demonstrations held back."""
 
@@ -184,7 +187,7 @@ def build_imitation(
         ValueError: If a setting does not fit the others or the environment.
     """
     obs = env.get_observations()
-    groups = (learner.obs_groups or {}).get("actor") or [name for name in ("policy", "pixels") if name in obs]
+    groups = (learner.obs_groups or {}).get("actor") or [name for name in OBSERVED if name in obs]
     if missing := [name for name in groups if name not in obs]:
         raise ValueError(f"learner.obs_groups has {missing[0]!r}; allowed: {', '.join(map(str, obs.keys()))}")
     arguments = (obs.select(*groups).to("cpu"), groups, env.num_actions, trajopt.horizon, world_model)

@@ -50,7 +50,8 @@ class ImitationConfig:
     max_nonfinite_share: float = 0.1
     """Share of non-finite environments (observation, reward or plan) in one iteration above which training stops."""
     obs_groups: dict[str, list[str]] | None = None
-    """Observation groups of the set ``actor``; null is the group ``policy``, or what the environment has."""
+    """Observation groups of the set ``actor``; null is ``policy``, ``pixels`` and ``point_cloud``, as far as there
+    are such."""
 
     def __post_init__(self) -> None:
         for name, settings in (("diffusion", DiffusionConfig), ("ibc", EnergyConfig)):

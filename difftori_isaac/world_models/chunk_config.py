@@ -30,8 +30,12 @@ class ChunkModelConfig:
     """Standard deviation of the noise on demonstrated chunks, of actions within ±1, that residuals there are to be."""
     base: Literal["zero", "regression"] = "regression"
     """Prior plan of ``policy=trajopt``: zeros, or a chunk that a network of its own regresses."""
-    encoders: EncoderConfig = field(default_factory=EncoderConfig)
-    """Encoders of images and point clouds."""
+    encoders: EncoderConfig = field(
+        default_factory=lambda: EncoderConfig(
+            point_dims=(64, 128), point_activation="relu", point_layer_norm=True, point_out_dim=64
+        )
+    )
+    """Encoders of images and point clouds; the latter is DP3's with fewer units (arXiv 2403.03954)."""
 
     def __post_init__(self) -> None:
         if isinstance(self.encoders, dict):

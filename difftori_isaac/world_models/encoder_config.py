@@ -27,12 +27,20 @@ class EncoderConfig:
     """Widths of the layers that the points of a cloud share; the maximum over the points is taken of the last."""
     point_activation: str = "elu"
     """Activation after each of them, in rsl_rl's names."""
+    point_layer_norm: bool = False
+    """Whether each of them is normalised before its activation."""
+    point_out_dim: int | None = None
+    """Width of a linear layer and its normalisation behind the maximum; null is neither."""
 
     def __post_init__(self) -> None:
         for name in ("image_channels", "image_kernels", "image_strides", "point_dims"):
             value = getattr(self, name)
             if value is not None and (not value or min(value) < 1):
                 raise ValueError(f"encoders.{name} is {value}; allowed: one or more integers of at least 1")
+        if self.point_out_dim is not None and self.point_out_dim < 1:
+            raise ValueError(
+                f"encoders.point_out_dim is {self.point_out_dim}; allowed: an integer of at least 1, or null"
+            )
         lengths = {
             name: len(getattr(self, name) or ()) for name in ("image_channels", "image_kernels", "image_strides")
         }

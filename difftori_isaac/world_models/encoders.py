@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from rsl_rl.modules import CNN
 from tensordict import TensorDict
@@ -9,7 +11,6 @@ from torch import nn
 
 from difftori_isaac.world_models.activations import activation_layer
 from difftori_isaac.world_models.encoder_config import EncoderConfig
-from difftori_isaac.world_models.mlp import mlp
 
 
 class ImageEncoder(nn.Module):
@@ -54,18 +55,28 @@ class ImageEncoder(nn.Module):
 
 
 class PointNet(nn.Module):
-    """The maximum over a cloud of features of each point, whatever the points' order (arXiv 1612.00593)."""
+    """The maximum over a cloud of features of each point, whatever the points' order (arXiv 1612.00593).
+
+    With normalised layers and one behind the maximum it is DP3's encoder (arXiv 2403.03954, section 3.2).
+    """
 
     def __init__(self, point_dim: int, config: EncoderConfig) -> None:
         """Build the network of a point with ``point_dim`` coordinates."""
         super().__init__()
-        *hidden_dims, self.out_dim = config.point_dims
-        self.net = mlp(point_dim, hidden_dims, self.out_dim, config.point_activation)
-        self.net.append(activation_layer(config.point_activation))
+        layers: list[nn.Module] = []
+        for in_dim, out_dim in pairwise((point_dim, *config.point_dims)):
+            layers += [nn.Linear(in_dim, out_dim)]
+            layers += [nn.LayerNorm(out_dim)] if config.point_layer_norm else []
+            layers += [activation_layer(config.point_activation)]
+        self.net = nn.Sequential(*layers)
+        self.out_dim = config.point_out_dim or config.point_dims[-1]
+        self.head = nn.Identity()
+        if config.point_out_dim:
+            self.head = nn.Sequential(nn.Linear(config.point_dims[-1], self.out_dim), nn.LayerNorm(self.out_dim))
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
         """Features, shape (*batch, out_dim), of clouds, shape (*batch, num_points, point_dim)."""
-        return self.net(points).amax(dim=-2)
+        return self.head(self.net(points).amax(dim=-2))
 
 
 class GroupEncoders(nn.ModuleDict):

@@ -82,7 +82,10 @@ def test_pictures_are_the_right_way_up():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("env.action_repeat=2", "'env.action_repeat=2' is no setting of a metaworld task; allowed: env.num_workers, "),
+        (
+            "env.action_repeat=2",
+            "'env.action_repeat=2' is no setting of a metaworld task; allowed: env.pixels, ",
+        ),
         ("env.episode_steps=501", "env.episode_steps is 501; input should be less than or equal to 500"),
         ("env.num_workers=0", "env.num_workers is 0"),
     ],

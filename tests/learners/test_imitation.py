@@ -206,18 +206,21 @@ def test_demonstrations_held_back_are_not_learned_from(demos):
 
 
 def test_pictures_and_point_clouds_are_observed(tmp_path):
-    """What is demonstrated shows in the picture and in the cloud alone."""
+    """What is demonstrated shows in the picture and in the cloud alone, far from the origin and in small units."""
     torch.manual_seed(0)
     with writing(tmp_path / "demos.hdf5", {}) as writer:
         for _ in range(60):
             target = torch.rand(1, 2).expand(3, 2)
             pixels = (255 * target[:, :1, None, None]).expand(3, 3, 24, 24).to(torch.uint8)
-            points = target[:, None, 1:].expand(3, 5, 3)
+            points = 7.0 + 0.01 * target[:, None, 1:].expand(3, 5, 3)
             writer.add(Demonstration({"pixels": pixels, "points": points}, target, torch.zeros(3)))
     env = make_env(pixels=torch.zeros(4, 3, 24, 24, dtype=torch.uint8), points=torch.zeros(4, 5, 3))
     algorithm = build(tmp_path / "demos.hdf5", env=env, obs_groups={"actor": ["pixels", "points"]}, num_updates=25)
     rows = train(algorithm, 6)
     assert rows[-1]["validation_error"] < 0.15 * rows[0]["validation_error"] + 0.02, rows
+    obs = env.get_observations()
+    far, further = (algorithm.policy(obs.replace(points=torch.full((4, 5, 3), size))) for size in (1e4, 1e8))
+    assert torch.equal(far, further) and far.isfinite().all()
 
 
 def test_what_does_not_fit_is_refused(demos):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,11 +27,12 @@ def make_obs(*batch: int) -> TensorDict:
 
 
 @settings(max_examples=20, deadline=None)
-@given(num_points=st.integers(1, 12), seed=st.integers(0, 99))
-def test_the_order_and_repetition_of_points_does_not_matter(num_points, seed):
+@given(num_points=st.integers(1, 12), seed=st.integers(0, 99), normalized=st.booleans())
+def test_the_order_and_repetition_of_points_does_not_matter(num_points, seed, normalized):
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(0)
-    net = PointNet(3, CONFIG)
+    net = PointNet(3, replace(CONFIG, point_layer_norm=normalized, point_out_dim=5 if normalized else None))
+    assert net.out_dim == (5 if normalized else 6)
     points = torch.randn(2, num_points, 3, generator=generator)
     shuffled = points[:, torch.randperm(num_points, generator=generator)]
     torch.testing.assert_close(net(shuffled), net(points))
@@ -48,6 +51,15 @@ def test_a_group_is_encoded_by_its_shape_alone_or_in_sequences():
     torch.testing.assert_close(
         torch.cat(encoders(obs[1, 2].unsqueeze(0)), -1)[0], torch.cat((images, points), -1)[1, 2]
     )
+
+
+def test_points_of_any_size_have_normalised_features():
+    torch.manual_seed(0)
+    net = PointNet(3, replace(CONFIG, point_layer_norm=True, point_out_dim=50))
+    for size in (1.0, 1e3):
+        features = net(size * torch.randn(7, 5, 3))
+        torch.testing.assert_close(features.std(dim=-1, unbiased=False), torch.ones(7), rtol=0, atol=1e-3)
+    assert not any(isinstance(layer, torch.nn.LayerNorm) for layer in PointNet(3, CONFIG).modules())
 
 
 def test_uint8_images_are_scaled_and_others_are_not():
@@ -79,6 +91,8 @@ def test_what_does_not_fit_is_refused():
         EncoderConfig(image_channels=(4, 4), image_kernels=(3,))
     with pytest.raises(ValueError, match=r"encoders.point_dims is \(\); allowed"):
         EncoderConfig(point_dims=())
+    with pytest.raises(ValueError, match=r"encoders.point_out_dim is 0; allowed: an integer of at least 1, or null"):
+        EncoderConfig(point_out_dim=0)
     with pytest.raises(ValueError, match=r"images of 6 × 20 pixels are too small"):
         ImageEncoder(torch.Size((3, 6, 20)), CONFIG)
     with pytest.raises(ValueError, match=r"group x has shape \(2, 2, 2, 2\)"):

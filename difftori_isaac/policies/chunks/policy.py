@@ -10,16 +10,18 @@ from tensordict import TensorDict
 from torch import nn
 
 from difftori_isaac.world_models.chunk_config import ChunkModelConfig
-from difftori_isaac.world_models.encoders import GroupEncoders, ImageEncoder
+from difftori_isaac.world_models.encoders import GroupEncoders, ImageEncoder, PointNet
 
 MOST_DEVIATIONS = 10.0
-"""Flat observations further than so many standard deviations from the demonstrations' mean are taken to be there."""
+"""Flat observations and points further than so many standard deviations from the demonstrations' mean are taken to be
+there."""
 
 
 class ChunkPolicy(nn.Module, ABC):
     """Observation groups to a chunk of ``horizon`` actions.
 
-    Inside, flat observations have mean 0 and standard deviation 1 over the demonstrations, and actions go from −1 to 1.
+    Inside, flat observations and the coordinates of points have mean 0 and standard deviation 1 over the
+    demonstrations, and actions go from −1 to 1.
     """
 
     obs_mean: torch.Tensor
@@ -47,6 +49,10 @@ class ChunkPolicy(nn.Module, ABC):
         self.feature_dim, self.chunk_dim = flat_dim + self.encoders.out_dim, horizon * num_actions
         self.register_buffer("obs_mean", torch.zeros(flat_dim))
         self.register_buffer("obs_std", torch.ones(flat_dim))
+        for name in self._clouds():
+            point_dim = obs[name].shape[-1]
+            self.register_buffer(f"{name}_mean", torch.zeros(point_dim))
+            self.register_buffer(f"{name}_std", torch.ones(point_dim))
         self.register_buffer("action_mean", torch.zeros(num_actions))
         self.register_buffer("action_scale", torch.ones(num_actions))
         self.output_std = torch.zeros(num_actions)
@@ -69,16 +75,20 @@ class ChunkPolicy(nn.Module, ABC):
         """Take the units of all demonstrations: observation groups (num_samples, ...), actions of each sample."""
         if self.encoders.flat:
             flat = torch.cat([obs[name] for name in self.encoders.flat], dim=-1)
-            std = flat.std(dim=0, unbiased=False)
-            self.obs_mean.copy_(flat.mean(dim=0))
-            self.obs_std.copy_(torch.where(std > 1e-4, std, 1.0))
+            _take_units(flat, self.obs_mean, self.obs_std)
+        for name in self._clouds():
+            _take_units(obs[name].flatten(0, 1), *self._cloud_units(name))
         low, high = actions.amin(dim=0), actions.amax(dim=0)
         self.action_mean.copy_((low + high) / 2)
         self.action_scale.copy_(torch.where(high - low > 1e-6, (high - low) / 2, 1.0))
 
     def features(self, obs: TensorDict) -> torch.Tensor:
         """Normalised flat groups and the features of all others, shape (batch, feature_dim)."""
-        encoded = self.encoders(obs)
+        clouds = {}
+        for name in self._clouds():
+            mean, std = self._cloud_units(name)
+            clouds[name] = ((obs[name] - mean) / std).clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS)
+        encoded = self.encoders(obs.clone(recurse=False).update(clouds))
         if not self.encoders.flat:
             return torch.cat(encoded, dim=-1)
         flat = torch.cat([obs[name] for name in self.encoders.flat], dim=-1)
@@ -97,3 +107,16 @@ class ChunkPolicy(nn.Module, ABC):
     def forward(self, obs: TensorDict) -> torch.Tensor:
         """First actions of the chunks, as the environment takes them, shape (num_envs, num_actions)."""
         return self.planned_actions(obs)[:, 0]
+
+    def _clouds(self) -> list[str]:
+        return [name for name, encoder in self.encoders.items() if isinstance(encoder, PointNet)]
+
+    def _cloud_units(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_std")
+
+
+def _take_units(samples: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> None:
+    """Write mean and standard deviation of samples, shape (num_samples, dim); what does not vary keeps its unit."""
+    deviation = samples.std(dim=0, unbiased=False)
+    mean.copy_(samples.mean(dim=0))
+    std.copy_(torch.where(deviation > 1e-4, deviation, 1.0))
