@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from difftori_isaac.learners.chunk_dataset import ChunkDataset
 from difftori_isaac.learners.gradients import accumulate, clipped_gradients
 from difftori_isaac.learners.imitation_config import ImitationConfig
 from difftori_isaac.learners.means import Means
-from difftori_isaac.policies.chunks.diffusion import DiffusionChunks
-from difftori_isaac.policies.chunks.energy import EnergyChunks
+from difftori_isaac.policies.chunks.diffusion import DiffusionHead
+from difftori_isaac.policies.chunks.energy import EnergyHead
+from difftori_isaac.policies.chunks.head import HeadPolicy
 from difftori_isaac.policies.chunks.optimized import OptimizedChunks
 from difftori_isaac.policies.chunks.policy import ChunkPolicy
-from difftori_isaac.policies.chunks.regression import RegressedChunks
+from difftori_isaac.policies.chunks.regression import RegressionHead
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.world_models.chunk_config import ChunkModelConfig
 
@@ -191,14 +193,16 @@ def build_imitation(
     if missing := [name for name in groups if name not in obs]:
         raise ValueError(f"learner.obs_groups has {missing[0]!r}; allowed: {', '.join(map(str, obs.keys()))}")
     arguments = (obs.select(*groups).to("cpu"), groups, env.num_actions, trajopt.horizon, world_model)
+    heads = {
+        "mlp": RegressionHead,
+        "diffusion": partial(DiffusionHead, settings=learner.diffusion),
+        "ibc": partial(EnergyHead, settings=learner.ibc),
+    }
     if policy == "trajopt":
-        built = OptimizedChunks(*arguments, trajopt=trajopt)
-    elif policy == "mlp":
-        built = RegressedChunks(*arguments)
-    elif policy == "diffusion":
-        built = DiffusionChunks(*arguments, diffusion=learner.diffusion)
-    elif policy == "ibc":
-        built = EnergyChunks(*arguments, energy=learner.ibc)
+        bases = {"zero": None, "regression": heads["mlp"], "diffusion": heads["diffusion"]}
+        built = OptimizedChunks(*arguments, trajopt=trajopt, make_base=bases[world_model.base])
+    elif policy in heads:
+        built = HeadPolicy(*arguments, make_head=heads[policy])
     else:
         raise ValueError(f"policy is {policy!r}; allowed with learner=imitation: {', '.join(POLICIES)}")
     return Imitation(built.to(device), learner, groups=groups, device=device)

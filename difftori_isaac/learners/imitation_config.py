@@ -38,7 +38,7 @@ class ImitationConfig:
     max_grad_norm: float = 10.0
     """Gradients are clipped to this norm."""
     base_coef: float = 1.0
-    """Weight of the error of the prior plan of ``policy=trajopt``, which trains nothing else."""
+    """Weight of the loss of the prior plan of ``policy=trajopt``."""
     denoising_coef: float = 1.0
     """Weight of the error of the residuals of ``policy=trajopt`` at noisy chunks."""
     divergence_coef: float = 0.03

@@ -28,8 +28,9 @@ class ChunkModelConfig:
     the same state (a conditional VAE); 0 is none."""
     denoising_std: float = 0.5
     """Standard deviation of the noise on demonstrated chunks, of actions within ±1, that residuals there are to be."""
-    base: Literal["zero", "regression"] = "regression"
-    """Prior plan of ``policy=trajopt``: zeros, or a chunk that a network of its own regresses."""
+    base: Literal["zero", "regression", "diffusion"] = "regression"
+    """Prior plan of ``policy=trajopt``: zeros, or the chunk of another head on the same features, as ``policy=mlp`` or
+    ``policy=diffusion`` has it."""
     encoders: EncoderConfig = field(
         default_factory=lambda: EncoderConfig(
             point_dims=(64, 128), point_activation="relu", point_layer_norm=True, point_out_dim=64

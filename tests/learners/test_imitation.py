@@ -79,14 +79,14 @@ def test_policies_learn_what_is_demonstrated(demos, policy):
     assert algorithm.learning_rate == pytest.approx(0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("base", ["zero", "regression"])
+@pytest.mark.parametrize("base", ["zero", "regression", "diffusion"])
 def test_plans_converge_and_their_error_trains_the_cost(demos, base):
     algorithm = build(demos, world_model={"base": base})
     before = [parameter.clone() for parameter in algorithm.policy.cost.parameters()]
     (row,) = train(algorithm, 1)
     assert row["update_solver_converged"] > 0.9 and row["update_solver_failures"] == 0
     assert all((old != new).any() for old, new in zip(before, algorithm.policy.cost.parameters(), strict=True))
-    assert ("base" in row) == (base == "regression")
+    assert ("base" in row) == (base != "zero")
 
 
 def test_plans_that_have_not_converged_train_nothing(demos):
@@ -111,12 +111,20 @@ def test_denoising_keeps_costs_easy_to_minimise(demos):
     assert alone[-1]["validation_error"] < 0.1 < alone[0]["validation_error"]
 
 
-def test_the_prior_plan_is_trained_by_its_own_error_alone(demos):
-    algorithm = build(demos, world_model={"base": "regression"}, base_coef=0.0)
-    before = [parameter.clone() for parameter in algorithm.policy.base.parameters()]
+@pytest.mark.parametrize("base", ["regression", "diffusion"])
+def test_plans_begin_at_a_head_that_is_trained_by_its_own_loss_alone(demos, base):
+    algorithm = build(demos, world_model={"base": base}, trajopt={"prior_weight": 1e3}, base_coef=0.0)
+    head = algorithm.policy.base
+    before = [parameter.clone() for parameter in head.parameters()]
     train(algorithm, 1)
-    for old, new in zip(before, algorithm.policy.base.parameters(), strict=True):
+    for old, new in zip(before, head.parameters(), strict=True):
         assert torch.equal(old, new)
+    features, chunks = torch.randn(40, 3), []
+    for chunk in (algorithm.policy.chunk, head.chunk):
+        torch.manual_seed(0)
+        chunks.append(chunk(features))
+    torch.testing.assert_close(*chunks, rtol=0, atol=1e-3)
+    assert chunks[0].std() > 0.01
 
 
 def test_a_latent_variable_tells_ways_apart(tmp_path):

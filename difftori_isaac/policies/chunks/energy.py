@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.nn import functional as F
 
 from difftori_isaac.policies.chunks.config import EnergyConfig
-from difftori_isaac.policies.chunks.policy import ChunkPolicy
+from difftori_isaac.policies.chunks.head import ChunkHead
+from difftori_isaac.world_models.chunk_config import ChunkModelConfig
 from difftori_isaac.world_models.mlp import mlp
 
 
-class EnergyChunks(ChunkPolicy):
+class EnergyHead(ChunkHead):
     """``policy=ibc``, the energy-based baseline (Florence et al., arXiv 2109.00137).
 
     Energies are trained to tell demonstrations from uniformly drawn chunks (InfoNCE), and searched by its optimizer
     without derivatives; what is drawn comes from torch's global generator.
     """
 
-    def __init__(self, *args: Any, energy: EnergyConfig) -> None:
-        """Build the network; see :class:`ChunkPolicy`."""
-        super().__init__(*args)
-        config = self.config
-        self.settings = energy
-        self.net = mlp(self.feature_dim + self.chunk_dim, config.hidden_dims, 1, config.activation)
+    def __init__(self, feature_dim: int, chunk_dim: int, config: ChunkModelConfig, *, settings: EnergyConfig) -> None:
+        """Build the network."""
+        super().__init__(feature_dim, chunk_dim, config)
+        self.settings = settings
+        self.net = mlp(feature_dim + chunk_dim, config.hidden_dims, 1, config.activation)
 
     def energies(self, features: torch.Tensor, chunks: torch.Tensor) -> torch.Tensor:
         """Shape (batch, num_chunks), of features, (batch, feature_dim), and chunks, (batch, num_chunks, chunk_dim)."""
@@ -32,7 +30,7 @@ class EnergyChunks(ChunkPolicy):
         return self.net(torch.cat((features, chunks), dim=2))[..., 0]
 
     def chunk(self, features: torch.Tensor) -> torch.Tensor:
-        """See :class:`ChunkPolicy`."""
+        """See :class:`ChunkHead`."""
         settings, std = self.settings, self.settings.noise_std
         chunks = self._uniform(features, settings.num_samples)
         for _ in range(settings.iterations - 1):
@@ -43,11 +41,11 @@ class EnergyChunks(ChunkPolicy):
         best = self.energies(features, chunks).argmin(dim=1)
         return chunks[torch.arange(len(chunks), device=chunks.device), best]
 
-    def losses(self, features: torch.Tensor, chunk: torch.Tensor) -> dict[str, torch.Tensor]:
+    def loss(self, features: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
         """Cross entropy of telling the demonstrated chunk from random ones."""
         chunks = torch.cat((chunk[:, None], self._uniform(features, self.settings.num_negatives)), dim=1)
         first = torch.zeros(len(chunk), dtype=torch.long, device=chunk.device)
-        return {"imitation": F.cross_entropy(-self.energies(features, chunks), first)}
+        return F.cross_entropy(-self.energies(features, chunks), first)
 
     def _uniform(self, features: torch.Tensor, count: int) -> torch.Tensor:
         return 2.0 * torch.rand(len(features), count, self.chunk_dim, device=features.device) - 1.0

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from difftori_isaac.policies.chunks.head import ChunkHead
 from difftori_isaac.policies.chunks.policy import ChunkPolicy
 from difftori_isaac.policies.planner import SolverStatistics
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.layer import TrajOptLayer
 from difftori_isaac.trajopt.solution import TrajOptSolution
+from difftori_isaac.world_models.chunk_config import ChunkModelConfig
 from difftori_isaac.world_models.chunk_cost import ChunkCost
 from difftori_isaac.world_models.mlp import mlp
 
@@ -25,8 +28,8 @@ class OptimizedChunks(ChunkPolicy):
     """``policy=trajopt``: ``a* = argmin ½‖φ((features, ζ), a)‖² + ½ w² ‖a − ā‖²`` (arXiv 2402.05421, section 4.2).
 
     ζ is the latent variable of a conditional VAE, drawn by a network that sees the demonstrated chunk in training, and
-    when acting from a standard normal distribution by torch's global generator. ā is zero or a regressed chunk, which
-    its own error alone trains.
+    when acting from a standard normal distribution by torch's global generator. ā is zero or the chunk of
+    another head, which its own loss alone trains.
 
     Residuals at noisy chunks are trained to be the noise, as in denoising: so the cost stays one that a few iterations
     minimise, which the error of its minimum alone does not see to. There are no bounds unless asked for: a number that
@@ -34,8 +37,18 @@ class OptimizedChunks(ChunkPolicy):
     begin on the wrong side would stay there.
     """
 
-    def __init__(self, *args: Any, trajopt: TrajOptConfig) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        trajopt: TrajOptConfig,
+        make_base: Callable[[int, int, ChunkModelConfig], ChunkHead] | None = None,
+    ) -> None:
         """Build networks and layer, and plan once; see :class:`ChunkPolicy`.
+
+        Args:
+            *args: Those of :class:`ChunkPolicy`.
+            trajopt: Settings of the layer, whose horizon is 1 whatever it says.
+            make_base: Builds the head of the prior plan; None is a prior plan of zeros.
 
         Raises:
             ValueError: If the solver has no gradient that reaches the cost, or the settings do not fit each other.
@@ -56,9 +69,8 @@ class OptimizedChunks(ChunkPolicy):
             hidden_dims=config.hidden_dims,
             activation=config.activation,
         )
-        self.base = self.posterior = None
-        if config.base == "regression":
-            self.base = mlp(self.feature_dim, config.hidden_dims, self.chunk_dim, config.activation)
+        self.base = make_base(self.feature_dim, self.chunk_dim, config) if make_base else None
+        self.posterior = None
         if config.latent_dim:
             in_dim = self.feature_dim + self.chunk_dim
             self.posterior = mlp(in_dim, config.hidden_dims, 2 * config.latent_dim, config.activation)
@@ -71,7 +83,7 @@ class OptimizedChunks(ChunkPolicy):
         return self._plan(features, self._latent(features), self._prior(features)).action
 
     def losses(self, features: torch.Tensor, chunk: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Errors of the plan, of residuals at noisy chunks and, if there is a network for it, of the prior plan.
+        """Errors of the plan, of residuals at noisy chunks and, if there is a head for it, the loss of the prior plan.
 
         Where there is a ζ, the divergence of its distribution too. Only plans that have converged pass a gradient on,
         unless the iterations themselves are differentiated.
@@ -84,11 +96,11 @@ class OptimizedChunks(ChunkPolicy):
             divergence = 0.5 * (mean.square() + (2.0 * log_std).exp() - 1.0) - log_std
             losses["divergence"] = divergence.sum(dim=1).mean()
         if self.base is not None:
-            losses["base"] = F.mse_loss(prior, chunk)
+            losses["base"] = self.base.loss(features, chunk)
         noise = self.config.denoising_std * torch.randn_like(chunk)
         residuals = self.cost.stage_residual(torch.cat((features, latent), dim=1), chunk + noise)
         losses["denoising"] = F.mse_loss(residuals, noise)
-        solution = self._plan(features, latent, prior.detach())
+        solution = self._plan(features, latent, prior)
         errors = (solution.action - chunk).square().mean(dim=1)
         if self.layer.config.backward_mode in OF_OPTIMA:
             errors = torch.where(solution.converged, errors, errors.detach())
@@ -104,9 +116,10 @@ class OptimizedChunks(ChunkPolicy):
         self._statistics.add(solution)
         return solution
 
+    @torch.no_grad()
     def _prior(self, features: torch.Tensor) -> torch.Tensor:
         """Prior plans, shape (batch, chunk_dim)."""
-        return features.new_zeros(len(features), self.chunk_dim) if self.base is None else self.base(features)
+        return features.new_zeros(len(features), self.chunk_dim) if self.base is None else self.base.chunk(features)
 
     def _latent(self, features: torch.Tensor) -> torch.Tensor:
         return torch.randn(len(features), self.config.latent_dim, device=features.device)
