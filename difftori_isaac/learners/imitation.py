@@ -143,7 +143,7 @@ class Imitation:
         batch, config, policy = dataset.sample(self.config.batch_size), self.config, self.policy
         done = min(self.num_updates / config.total_updates, 1.0)
         self.learning_rate = 0.5 * config.learning_rate * (1.0 + math.cos(math.pi * done))
-        losses = policy.losses(policy.features(batch.obs), policy.normalized(batch.actions))
+        losses = policy.losses(policy.features(policy.augmented(batch.obs)), policy.normalized(batch.actions))
         total = torch.stack([self._coefs[name] * loss for name, loss in losses.items()]).sum()
         parameters = list(policy.parameters())
         gradients, norms, finite = clipped_gradients(total, parameters, config.max_grad_norm)

@@ -37,6 +37,8 @@ class ChunkModelConfig:
         )
     )
     """Encoders of images and point clouds; the latter is DP3's with fewer units (arXiv 2403.03954)."""
+    pixel_shift: int = 4
+    """Largest random shift of the images of an update [pixels]."""
 
     def __post_init__(self) -> None:
         if isinstance(self.encoders, dict):
@@ -48,5 +50,7 @@ class ChunkModelConfig:
                 f"world_model.activation is {self.activation!r}; allowed: {', '.join(SMOOTH_ACTIVATIONS)} "
                 "(the gradient through a plan needs second derivatives)"
             )
+        if self.pixel_shift < 0:
+            raise ValueError(f"world_model.pixel_shift is {self.pixel_shift}; allowed: an integer of at least 0")
         if self.latent_dim < 0:
             raise ValueError(f"world_model.latent_dim is {self.latent_dim}; allowed: an integer of at least 0")

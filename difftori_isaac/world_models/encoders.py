@@ -116,3 +116,18 @@ class GroupEncoders(nn.ModuleDict):
     def forward(self, obs: TensorDict) -> list[torch.Tensor]:
         """Features of each group, shape (*batch_size, features)."""
         return [encoder(obs[name]) for name, encoder in self.items()]
+
+
+def random_shift(images: torch.Tensor, pad: int) -> torch.Tensor:
+    """Images shifted by up to ``pad`` pixels each way, their border repeated (DrQ, arXiv 2004.13649).
+
+    Args:
+        images: Shape (batch, time, channels, height, width); all images of a sequence are shifted alike.
+        pad: Largest shift [pixels].
+    """
+    batch, _, _, height, width = images.shape
+    shifts = torch.randint(-pad, pad + 1, (2, batch, 1), device=images.device)
+    rows = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)
+    columns = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)
+    index = torch.arange(batch, device=images.device)[:, None, None]
+    return images[index, :, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 4, 1, 2)

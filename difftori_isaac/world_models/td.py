@@ -11,10 +11,11 @@ from torch import nn
 from torch.func import jvp, vjp, vmap
 
 from difftori_isaac.trajopt.problem import Derivatives
+from difftori_isaac.world_models.encoders import random_shift
 from difftori_isaac.world_models.mlp import LinearizedMLP
 from difftori_isaac.world_models.second_order import SecondOrderMLP, pull_gradient
 from difftori_isaac.world_models.td_config import TdWorldModelConfig
-from difftori_isaac.world_models.td_networks import PIXELS, Features, Head, RawCritics, SimNorm, network, random_shift
+from difftori_isaac.world_models.td_networks import PIXELS, Features, Head, RawCritics, SimNorm, network
 from difftori_isaac.world_models.td_second_order import SecondOrderReward, SecondOrderValue
 
 SATURATION = 2.0

@@ -231,6 +231,18 @@ def test_pictures_and_point_clouds_are_observed(tmp_path):
     assert torch.equal(far, further) and far.isfinite().all()
 
 
+def test_pictures_are_shifted_to_learn_from_and_nothing_else_is(demos):
+    obs = make_env(pixels=torch.rand(4, 3, 24, 24), points=torch.rand(4, 5, 3)).get_observations()
+    environment = SimpleNamespace(num_envs=4, num_actions=2, get_observations=lambda: obs)
+    groups = {"actor": ["policy", "pixels", "points"]}
+    for shift in (0, 3):
+        policy = build(demos, "mlp", env=environment, obs_groups=groups, world_model={"pixel_shift": shift}).policy
+        shifted = policy.augmented(obs)
+        same = {name: torch.equal(shifted[name], obs[name]) for name in groups["actor"]}
+        assert same == {"policy": True, "pixels": shift == 0, "points": True}
+        assert torch.equal(policy(obs), policy(obs))
+
+
 def test_what_does_not_fit_is_refused(demos):
     settings = {
         "policy is 'random'; allowed with learner=imitation: trajopt, mlp": {"policy": "random"},

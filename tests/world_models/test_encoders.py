@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tensordict import TensorDict
 
 from difftori_isaac.world_models.encoder_config import EncoderConfig
-from difftori_isaac.world_models.encoders import GroupEncoders, ImageEncoder, PointNet
+from difftori_isaac.world_models.encoders import GroupEncoders, ImageEncoder, PointNet, random_shift
 
 CONFIG = EncoderConfig(image_channels=(4, 5), image_kernels=(5, 3), image_strides=(2, 2), point_dims=(8, 6))
 
@@ -67,6 +67,14 @@ def test_uint8_images_are_scaled_and_others_are_not():
     images = make_obs(2)["pixels"]
     torch.testing.assert_close(encoder(images), encoder(images / 255.0 - 0.5))
     assert not torch.allclose(encoder(images), encoder(images.float()))
+
+
+def test_images_are_shifted_by_whole_pixels():
+    """The border is repeated, so that a ramp keeps its slope away from it."""
+    ramp = torch.arange(84.0).expand(1, 1, 1, 84, 84)
+    move = random_shift(ramp, 4)[0, 0, 0, 40, 10:70] - ramp[0, 0, 0, 40, 10:70]
+    assert move.unique().numel() == 1 and move.abs().max() <= 4
+    assert torch.equal(random_shift(ramp, 0), ramp)
 
 
 def test_the_gradient_reaches_every_weight():

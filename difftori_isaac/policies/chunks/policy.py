@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torch import nn
 
 from difftori_isaac.world_models.chunk_config import ChunkModelConfig
-from difftori_isaac.world_models.encoders import GroupEncoders, ImageEncoder, PointNet
+from difftori_isaac.world_models.encoders import GroupEncoders, ImageEncoder, PointNet, random_shift
 
 MOST_DEVIATIONS = 10.0
 """Flat observations and points further than so many standard deviations from the demonstrations' mean are taken to be
@@ -81,6 +81,12 @@ class ChunkPolicy(nn.Module, ABC):
         low, high = actions.amin(dim=0), actions.amax(dim=0)
         self.action_mean.copy_((low + high) / 2)
         self.action_scale.copy_(torch.where(high - low > 1e-6, (high - low) / 2, 1.0))
+
+    def augmented(self, obs: TensorDict) -> TensorDict:
+        """Observations to learn from, batch size (batch,): images are shifted at random."""
+        images = [name for name, encoder in self.encoders.items() if isinstance(encoder, ImageEncoder)]
+        shifted = {name: random_shift(obs[name][:, None], self.config.pixel_shift)[:, 0] for name in images}
+        return obs.clone(recurse=False).update(shifted)
 
     def features(self, obs: TensorDict) -> torch.Tensor:
         """Normalised flat groups and the features of all others, shape (batch, feature_dim)."""
