@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from ctypes.util import find_library
 from pathlib import Path
 
 import h5py
@@ -54,6 +56,24 @@ def test_baselines_train_and_are_evaluated(in_tmp_path: Path, policy: str):
     assert train([*CART, *LEARNER, *chosen]) == 0
     assert evaluate(["run_dir=run", f"policy={policy}", "num_episodes=2", "device=cpu"]) == 0
     assert json.loads(Path("run/eval.json").read_text())["policy"] == policy
+
+
+@pytest.mark.skipif(find_library("EGL") is None, reason="pictures need EGL")
+@pytest.mark.parametrize("seen", ["env.num_points=16", "env.pixels=true"])
+def test_what_metaworld_s_camera_sees_is_learned_from(in_tmp_path: Path, capsys: pytest.CaptureFixture, seen: str):
+    scene = ("task=reach-v3", "env.num_workers=1", "env.episode_steps=4", "device=cpu")
+    assert collect_demos([*scene, seen, "policy=expert", "num_demos=2", "output=demos.hdf5"]) == 0
+    rest = ("num_envs=2", "learner.dataset=demos.hdf5", "max_iterations=1")
+    assert train([*scene, seen, *LEARNER, *rest, "run_dir=run"]) == 0
+    assert evaluate(["run_dir=run", "num_episodes=2", "device=cpu"]) == 0
+    assert json.loads(Path("run/eval.json").read_text())["success_rate"] is not None
+
+    capsys.readouterr()
+    assert train([*scene, "env.num_points=8", *LEARNER, *rest, "run_dir=other"]) == 2
+    message = r"have observation group point_cloud of shape \(16, 3\); allowed here: \(8, 3\)"
+    if "pixels" in seen:
+        message = "has no observation group point_cloud; it has: expert, pixels, policy"
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_demonstrations_from_a_checkpoint_lie_in_its_run(in_tmp_path: Path):
