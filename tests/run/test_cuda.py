@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from difftori_isaac.run.metrics import read_metrics
+from difftori_isaac.scripts.collect_demos import main as collect_demos
 from difftori_isaac.scripts.evaluate import main as evaluate
 from difftori_isaac.scripts.train import main as train
 
@@ -26,12 +27,19 @@ pytestmark = [
     [
         ("learner.num_steps_per_env=12",),
         ("policy=mlp", "learner.num_steps_per_env=12"),
+        ("learner=imitation",),
+        ("learner=imitation", "policy=diffusion"),
         ("learner=model_based", "learner.seed_steps=16", "learner.update_to_data=0.1", "learner.horizon_steps=100"),
     ],
-    ids=["trajopt", "mlp", "model_based"],
+    ids=["trajopt", "mlp", "imitation", "diffusion", "model_based"],
 )
 def test_train_resume_and_evaluate(learner: tuple[str, ...], tmp_path: Path):
     run_dir, output = f"run_dir={tmp_path / 'run'}", tmp_path / "eval.json"
+    if "learner=imitation" in learner:
+        demos = tmp_path / "demos.hdf5"
+        learner = (*learner, f"learner.dataset={demos}", "learner.num_updates=10")
+        asked = ("task=Cartpole", "policy=random", "num_demos=4", f"device={DEVICE}", f"output={demos}")
+        assert collect_demos(asked) == 0
     small = ("task=Cartpole", "num_envs=16", "logger=none", f"device={DEVICE}", "max_iterations=4")
     assert train([*small, *learner, run_dir]) == 0
     assert train([run_dir, "resume=latest", "max_iterations=6"]) == 0
