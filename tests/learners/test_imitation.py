@@ -113,18 +113,18 @@ def test_denoising_keeps_costs_easy_to_minimise(demos):
 
 @pytest.mark.parametrize("base", ["regression", "diffusion"])
 def test_plans_begin_at_a_head_that_is_trained_by_its_own_loss_alone(demos, base):
-    algorithm = build(demos, world_model={"base": base}, trajopt={"prior_weight": 1e3}, base_coef=0.0)
-    head = algorithm.policy.base
-    before = [parameter.clone() for parameter in head.parameters()]
-    train(algorithm, 1)
-    for old, new in zip(before, head.parameters(), strict=True):
-        assert torch.equal(old, new)
+    for coef in (0.0, 1.0):
+        algorithm = build(demos, world_model={"base": base}, trajopt={"prior_weight": 1e3}, base_coef=coef)
+        head = algorithm.policy.base
+        before = [parameter.clone() for parameter in head.parameters()]
+        train(algorithm, 1)
+        assert all(torch.equal(*pair) == (coef == 0.0) for pair in zip(before, head.parameters(), strict=True))
     features, chunks = torch.randn(40, 3), []
     for chunk in (algorithm.policy.chunk, head.chunk):
         torch.manual_seed(0)
         chunks.append(chunk(features))
     torch.testing.assert_close(*chunks, rtol=0, atol=1e-3)
-    assert chunks[0].std() > 0.01
+    assert torch.equal(head.chunk(features), head.chunk(features)) == (base == "regression")  # or noise is drawn
 
 
 def test_a_latent_variable_tells_ways_apart(tmp_path):
@@ -231,7 +231,7 @@ def test_pictures_and_point_clouds_are_observed(tmp_path):
     assert torch.equal(far, further) and far.isfinite().all()
 
 
-def test_pictures_are_shifted_to_learn_from_and_nothing_else_is(demos):
+def test_pictures_are_shifted_to_learn_from_and_nothing_else_is(demos, tmp_path):
     obs = make_env(pixels=torch.rand(4, 3, 24, 24), points=torch.rand(4, 5, 3)).get_observations()
     environment = SimpleNamespace(num_envs=4, num_actions=2, get_observations=lambda: obs)
     groups = {"actor": ["policy", "pixels", "points"]}
@@ -241,6 +241,15 @@ def test_pictures_are_shifted_to_learn_from_and_nothing_else_is(demos):
         same = {name: torch.equal(shifted[name], obs[name]) for name in groups["actor"]}
         assert same == {"policy": True, "pixels": shift == 0, "points": True}
         assert torch.equal(policy(obs), policy(obs))
+    with writing(tmp_path / "demos.hdf5", {}) as writer:
+        for _ in range(4):
+            writer.add(Demonstration({"pixels": torch.rand(3, 3, 24, 24)}, torch.rand(3, 2), torch.zeros(3)))
+    first = set()
+    for shift in (0, 3):
+        settings = {"obs_groups": {"actor": ["pixels"]}, "world_model": {"pixel_shift": shift}, "num_updates": 1}
+        (row,) = train(build(tmp_path / "demos.hdf5", "mlp", env=environment, **settings), 1)
+        first.add(row["imitation"])
+    assert len(first) == 2
 
 
 def test_what_does_not_fit_is_refused(demos):

@@ -59,7 +59,8 @@ def test_points_of_any_size_have_normalised_features():
     for size in (1.0, 1e3):
         features = net(size * torch.randn(7, 5, 3))
         torch.testing.assert_close(features.std(dim=-1, unbiased=False), torch.ones(7), rtol=0, atol=1e-3)
-    assert not any(isinstance(layer, torch.nn.LayerNorm) for layer in PointNet(3, CONFIG).modules())
+    for encoder, norms in ((net, len(CONFIG.point_dims) + 1), (PointNet(3, CONFIG), 0)):
+        assert sum(isinstance(layer, torch.nn.LayerNorm) for layer in encoder.modules()) == norms
 
 
 def test_uint8_images_are_scaled_and_others_are_not():
