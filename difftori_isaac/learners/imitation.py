@@ -18,6 +18,7 @@ from difftori_isaac.learners.chunk_dataset import ChunkDataset
 from difftori_isaac.learners.gradients import accumulate, clipped_gradients
 from difftori_isaac.learners.imitation_config import ImitationConfig
 from difftori_isaac.learners.means import Means
+from difftori_isaac.learners.observed import observed_groups
 from difftori_isaac.policies.chunks.diffusion import DiffusionHead
 from difftori_isaac.policies.chunks.energy import EnergyHead
 from difftori_isaac.policies.chunks.head import HeadPolicy
@@ -29,9 +30,6 @@ from difftori_isaac.world_models.chunk_config import ChunkModelConfig
 
 POLICIES = ("trajopt", "mlp", "diffusion", "ibc")
 """Names of the policies that it trains."""
-
-OBSERVED = ("policy", "pixels", "point_cloud")
-"""Observation groups that policies see unless asked otherwise, as far as the environment has them."""
 
 VALIDATION_SAMPLES = 512
 """Most samples of which ``validation_error`` is the mean, evenly spread over the demonstrations held back."""
@@ -189,9 +187,7 @@ def build_imitation(
         ValueError: If a setting does not fit the others or the environment.
     """
     obs = env.get_observations()
-    groups = (learner.obs_groups or {}).get("actor") or [name for name in OBSERVED if name in obs]
-    if missing := [name for name in groups if name not in obs]:
-        raise ValueError(f"learner.obs_groups has {missing[0]!r}; allowed: {', '.join(map(str, obs.keys()))}")
+    groups = observed_groups(obs, learner.obs_groups)
     arguments = (obs.select(*groups).to("cpu"), groups, env.num_actions, trajopt.horizon, world_model)
     heads = {
         "mlp": RegressionHead,

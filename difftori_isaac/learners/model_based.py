@@ -12,13 +12,13 @@ from tensordict import TensorDict
 
 from difftori_isaac.learners.means import Means
 from difftori_isaac.learners.model_based_config import ModelBasedConfig
+from difftori_isaac.learners.observed import observed_groups
 from difftori_isaac.learners.optimizer_step import OptimizerStep, StepKind
 from difftori_isaac.learners.replay import ReplayBuffer
 from difftori_isaac.policies.plan_policy import PlanPolicy
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.world_models.td import TdWorldModel
 from difftori_isaac.world_models.td_config import TdWorldModelConfig
-from difftori_isaac.world_models.td_networks import PIXELS
 
 AT_BOUND = 0.95
 """Size of an action from which on it counts as at its bound, which is 1."""
@@ -233,9 +233,7 @@ def build_model_based(
     if policy != "trajopt":
         raise ValueError(f"policy is {policy!r}; allowed with learner=model_based: trajopt")
     obs = env.get_observations().to(device)
-    groups = (learner.obs_groups or {}).get("actor") or [name for name in ("policy", PIXELS) if name in obs]
-    if missing := [name for name in groups if name not in obs]:
-        raise ValueError(f"learner.obs_groups has {missing[0]!r}; allowed: {', '.join(map(str, obs.keys()))}")
+    groups = observed_groups(obs, learner.obs_groups)
     discount = learner.discount_for(float(env.max_episode_length))
     obs = obs.select(*groups)
     model = TdWorldModel(obs, groups, env.num_actions, world_model, return_unit=1.0 / (1.0 - min(discount, 0.995)))

@@ -108,7 +108,8 @@ class ModelBasedConfig:
     max_nonfinite_share: float = 0.1
     """Share of non-finite environments (observation, reward or plan) in one iteration above which training stops."""
     obs_groups: dict[str, list[str]] | None = None
-    """Observation groups of the set ``actor``; null is the group ``policy``, or what the environment has."""
+    """Observation groups of the set ``actor``; null is ``policy``, ``pixels`` and ``point_cloud``, as far as there
+    are such."""
 
     def __post_init__(self) -> None:
         check_at_least(self, "learner", 1, "num_steps_per_env", "total_env_steps", "batch_size", "plan_batch_size")

@@ -28,8 +28,8 @@ class OptimizedChunks(ChunkPolicy):
     """``policy=trajopt``: ``a* = argmin ½‖φ((features, ζ), a)‖² + ½ w² ‖a − ā‖²`` (arXiv 2402.05421, section 4.2).
 
     ζ is the latent variable of a conditional VAE, drawn by a network that sees the demonstrated chunk in training, and
-    when acting from a standard normal distribution by torch's global generator. ā is zero or the chunk of
-    another head, which its own loss alone trains.
+    when acting from a standard normal distribution by torch's global generator. ā is zero or the chunk of a head, which
+    its own loss alone trains.
 
     Residuals at noisy chunks are trained to be the noise, as in denoising: so the cost stays one that a few iterations
     minimise, which the error of its minimum alone does not see to. There are no bounds unless asked for: a number that

@@ -51,8 +51,8 @@ class ChunkPolicy(nn.Module, ABC):
         self.register_buffer("obs_std", torch.ones(flat_dim))
         for name in self._clouds():
             point_dim = obs[name].shape[-1]
-            self.register_buffer(f"{name}_mean", torch.zeros(point_dim))
-            self.register_buffer(f"{name}_std", torch.ones(point_dim))
+            self.register_buffer(f"cloud_{name}_mean", torch.zeros(point_dim))
+            self.register_buffer(f"cloud_{name}_std", torch.ones(point_dim))
         self.register_buffer("action_mean", torch.zeros(num_actions))
         self.register_buffer("action_scale", torch.ones(num_actions))
         self.output_std = torch.zeros(num_actions)
@@ -118,7 +118,7 @@ class ChunkPolicy(nn.Module, ABC):
         return [name for name, encoder in self.encoders.items() if isinstance(encoder, PointNet)]
 
     def _cloud_units(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_std")
+        return self.get_buffer(f"cloud_{name}_mean"), self.get_buffer(f"cloud_{name}_std")
 
 
 def _take_units(samples: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> None:

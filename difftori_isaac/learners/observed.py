@@ -1,0 +1,22 @@
+"""Which observation groups a policy sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tensordict import TensorDict
+
+UNLESS_ASKED = ("policy", "pixels", "point_cloud")
+"""Groups that are seen unless asked otherwise, as far as there are such."""
+
+
+def observed_groups(obs: TensorDict, obs_groups: Mapping[str, list[str]] | None) -> list[str]:
+    """Groups of the set ``actor``, or :data:`UNLESS_ASKED`.
+
+    Raises:
+        ValueError: If one is not among the observations.
+    """
+    groups = (obs_groups or {}).get("actor") or [name for name in UNLESS_ASKED if name in obs]
+    if missing := [name for name in groups if name not in obs]:
+        raise ValueError(f"learner.obs_groups has {missing[0]!r}; allowed: {', '.join(map(str, obs.keys()))}")
+    return groups
