@@ -15,5 +15,5 @@ def test_what_is_asked_for_is_seen_and_otherwise_what_there_is():
     assert observed_groups(OBS, None) == ["policy", "point_cloud"] == observed_groups(OBS, {"critic": ["critic"]})
     assert observed_groups(OBS.exclude("policy"), {}) == ["point_cloud"]
     assert observed_groups(OBS, {"actor": ["critic"]}) == ["critic"]
-    with pytest.raises(ValueError, match="learner.obs_groups has 'camera'; allowed: critic, expert, point_cloud, pol"):
+    with pytest.raises(ValueError, match=r"learner.obs_groups has 'camera'; allowed: critic, expert, point_cloud, pol"):
         observed_groups(OBS, {"actor": ["camera"]})
