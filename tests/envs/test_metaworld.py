@@ -76,7 +76,7 @@ def test_pictures_are_the_right_way_up():
     with closing(make("hammer-v3", num_envs=1, video=VideoRequest(64, 48))) as env:
         frame = env.render_frame().astype(float)
     assert frame.shape == (48, 64, 3)
-    assert frame[:12].std() < 0.5 * frame[-12:].std()  # the bare wall is behind the table, and above it
+    assert frame[:12].std() < 0.8 * frame[-12:].std()  # but for the arm, the bare wall is behind the table and above it
 
 
 @pytest.mark.parametrize(
