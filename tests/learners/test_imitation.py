@@ -200,7 +200,8 @@ def test_strange_observations_are_taken_to_be_at_the_edge(demos):
     policy.set_units(
         {"policy": torch.tensor([[1.0, 2.0, 3.0], [1.0, 4.0, 3.0]])}, torch.tensor([[1.0, 0.0], [1.0, 4.0]])
     )
-    assert policy.obs_std.tolist() == [1.0, 1.0, 1.0] and policy.obs_mean.tolist() == [1.0, 3.0, 3.0]
+    normalizer = policy.normalizers["policy"]
+    assert normalizer.std.tolist() == [1.0, 1.0, 1.0] and normalizer.mean.tolist() == [1.0, 3.0, 3.0]
     assert policy.action_scale.tolist() == [1.0, 2.0] and policy.action_mean.tolist() == [1.0, 2.0]
 
 

@@ -17,9 +17,9 @@ class ChunkHead(nn.Module, ABC):
     """Features, shape (batch, feature_dim), to flat chunks of actions within −1 to 1, shape (batch, chunk_dim)."""
 
     def __init__(self, feature_dim: int, chunk_dim: int, config: ChunkModelConfig) -> None:
-        """Take the widths; subclasses build their network."""
+        """Subclasses build their network from the widths and settings."""
         super().__init__()
-        self.feature_dim, self.chunk_dim, self.config = feature_dim, chunk_dim, config
+        self.chunk_dim = chunk_dim
 
     @abstractmethod
     def chunk(self, features: torch.Tensor) -> torch.Tensor:
