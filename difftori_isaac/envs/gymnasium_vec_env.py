@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from tensordict import TensorDict
 
 from difftori_isaac.envs.env_slice import Envs, EnvSlice, Recipe
-from difftori_isaac.envs.vec_env import VecEnv
+from difftori_isaac.envs.vec_env import Expert, VecEnv
 from difftori_isaac.envs.worker_pool import WorkerPool
 
 
@@ -82,10 +83,16 @@ class GymnasiumVecEnv(VecEnv):
             extras["final_obs"] = self._groups("final_obs")
         return self.get_observations(), self._read("rewards"), dones.long(), extras
 
-    def success_rate(self, extras: Mapping[str, Any]) -> float | None:
+    def success_rate(self, extras: Mapping[str, Any], counted: torch.Tensor | None = None) -> float | None:
         """See :class:`VecEnv`."""
-        known = extras["success"][~extras["success"].isnan()]
+        success = extras["success"] if counted is None else extras["success"][counted]
+        known = success[~success.isnan()]
         return float(known.mean()) if len(known) else None
+
+    @property
+    def expert(self) -> Expert | None:
+        """The actions in the observation group ``expert``, if there is one."""
+        return itemgetter("expert") if "expert" in (self._envs.data.dtype["obs"].names or ()) else None
 
     def state_dict(self) -> dict[str, Any]:
         """See :class:`VecEnv`."""

@@ -22,7 +22,7 @@ from tensordict import TensorDict
 from difftori_isaac.envs.assets import find_remote_assets, require_reachable
 from difftori_isaac.envs.camera import PinholeCamera
 from difftori_isaac.envs.registry import load_kwargs, resolve_task
-from difftori_isaac.envs.vec_env import VecEnv, VideoRequest
+from difftori_isaac.envs.vec_env import Expert, VecEnv, VideoRequest
 
 _SELECTORS = ("physics", "renderer", "presets")
 _CAMERA = "difftori_video_camera"
@@ -80,7 +80,13 @@ def make_env(
             f"{type(cfg.sim.physics).__name__} needs Isaac Sim, which is not installed; use physics=newton_mjwarp."
         ) from None
     env = gymnasium.make(task_id, cfg=cfg)
-    return IsaacLabVecEnv(env, clip_actions=load_ppo_settings(task_id).get("clip_actions"), runtime=runtime)
+    make_expert = load_kwargs(task_id).get("difftori_expert_entry_point")
+    return IsaacLabVecEnv(
+        env,
+        clip_actions=load_ppo_settings(task_id).get("clip_actions"),
+        make_expert=None if make_expert is None else resolve_name(str(make_expert)),
+        runtime=runtime,
+    )
 
 
 def compose_env_cfg(task_id: str, overrides: Sequence[str] = ()) -> Any:
@@ -160,16 +166,24 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
     Drawing takes time in proportion to the number of environments.
     """
 
-    def __init__(self, env: Any, *, clip_actions: float | None = None, runtime: ExitStack | None = None) -> None:
+    def __init__(
+        self,
+        env: Any,
+        *,
+        clip_actions: float | None = None,
+        make_expert: Callable[[Any], Expert] | None = None,
+        runtime: ExitStack | None = None,
+    ) -> None:
         """Wraps and resets `env`.
 
         Args:
             env: An Isaac Lab environment.
             clip_actions: Bound of the actions' magnitude; None leaves them as they are.
+            make_expert: Makes the task's scripted policy of `env`; None if it has none.
             runtime: Closed after the environment.
         """
         super().__init__(env, clip_actions=clip_actions)
-        self._runtime = runtime or ExitStack()
+        self._runtime, self._make_expert = runtime or ExitStack(), make_expert
 
     @property
     def step_dt(self) -> float:
@@ -206,11 +220,16 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
         extras["nonfinite"] = nonfinite
         return obs, rewards.masked_fill(nonfinite, 0.0), dones.masked_fill(nonfinite, 1), extras
 
-    def success_rate(self, extras: Mapping[str, Any]) -> float | None:
-        """See :class:`VecEnv`."""
+    def success_rate(self, extras: Mapping[str, Any], counted: torch.Tensor | None = None) -> float | None:
+        """See :class:`VecEnv`; Isaac Lab logs a mean over all environments that ended."""
         log = extras.get("log", {})
         rates = [float(value) for name, value in log.items() if name.split("/")[-1] == "success_rate"]
         return rates[0] if rates and math.isfinite(rates[0]) else None
+
+    @property
+    def expert(self) -> Expert | None:
+        """What the gym kwarg ``difftori_expert_entry_point`` names, made of Isaac Lab's environment."""
+        return None if self._make_expert is None else self._make_expert(self.unwrapped)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what Isaac Lab's curricula depend on: the number of steps taken."""

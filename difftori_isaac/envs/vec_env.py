@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +11,9 @@ import numpy as np
 import rsl_rl.env
 import torch
 from tensordict import TensorDict
+
+Expert = Callable[[TensorDict], torch.Tensor]
+"""A task's scripted policy: from the newest observations to actions of shape (num_envs, num_actions)."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,22 @@ class VecEnv(rsl_rl.env.VecEnv):
         """
 
     @abstractmethod
-    def success_rate(self, extras: Mapping[str, Any]) -> float | None:
-        """Returns the share of successes among the episodes that ended in a step; None if it has no such metric."""
+    def success_rate(self, extras: Mapping[str, Any], counted: torch.Tensor | None = None) -> float | None:
+        """Returns the share of successes among the episodes that ended in a step.
+
+        Args:
+            extras: What the step gave.
+            counted: Environments that count, bool of shape (num_envs,), where the simulator tells them apart; all if
+                not given.
+
+        Returns:
+            The share, None if there is no such metric.
+        """
+
+    @property
+    @abstractmethod
+    def expert(self) -> Expert | None:
+        """The task's scripted policy; None if it has none."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

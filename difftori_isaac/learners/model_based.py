@@ -106,7 +106,9 @@ class ModelBased:
             skip=skip,
         )
         self.env_steps += len(rewards)
-        self.updates_due += self.config.update_to_data * len(rewards)
+        refilling = self.num_updates > 0 and len(self.replay) < self.seed_steps
+        if not refilling:  # the steps before a resume have had their updates
+            self.updates_due += self.config.update_to_data * len(rewards)
         self._follow_schedules()
 
     def compute_returns(self, obs: TensorDict) -> None:

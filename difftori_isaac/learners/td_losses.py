@@ -114,23 +114,28 @@ def prior_loss(
         config: Settings.
 
     Returns:
-        The scalar loss, and without gradient the values, shape (length, batch), and the mean saturation, a scalar.
+        The scalar loss, and without gradient the values, NaN where the weight is 0, shape (length, batch), and the mean
+        saturation, a scalar.
     """
     drawn = model.sample_pi(zs)
     values = model.q(zs, drawn.action)[:2].amin(dim=0)
     losses = config.entropy_coef * drawn.log_prob + config.saturation_coef * drawn.saturation
     loss = (weights * (losses - values / model.value_unit)).sum()
-    return loss, values.detach(), (weights * drawn.saturation).sum().detach()
+    values = torch.where(weights > 0, values.detach(), torch.nan)
+    return loss, values, (weights * drawn.saturation).sum().detach()
 
 
 def plan_loss(policy: PlanPolicy, batch: Replayed, num_plans: int) -> torch.Tensor:
     """``−min(Q_s1, Q_s2)(o, a*_0)`` in units of ``value_unit``: the policy gradient through the plan.
 
-    DiffTORI, arXiv 2402.05421, section 3. Only plans that have converged pass a gradient on: before, it means nothing.
+    DiffTORI, arXiv 2402.05421, section 3. Only plans that have converged pass a gradient on, unless the iterations
+    themselves are differentiated.
     """
     model = policy.world_model
     features = model.features(batch.obs[:num_plans, 0])
     solution = policy.plan(features)
-    weights = solution.converged * (batch.weights * batch.valid[:, 0])[:num_plans]
+    weights = (batch.weights * batch.valid[:, 0])[:num_plans]
+    if policy.layers[0].config.differentiates_optima:
+        weights = weights * solution.converged
     values = model.raw_critics(features.detach(), solution.action) / model.value_unit
     return -(weights * values).sum() / num_plans

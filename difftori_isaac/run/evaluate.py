@@ -124,7 +124,7 @@ def run_episodes(config: EvaluateConfig, env: VecEnv, policy: rollout.Policy) ->
             returns += total[counted].tolist()
             lengths += length[counted].tolist()
             nonfinite += int((counted & extras["nonfinite"]).sum())
-            if (success := env.success_rate(extras)) is not None:
+            if (success := env.success_rate(extras, counted)) is not None:
                 successes += [success] * int(counted.sum())
             total, length = torch.where(ended, 0.0, total), torch.where(ended, 0.0, length)
     return {

@@ -30,10 +30,6 @@ OWN = ("num_envs", "device", "seed", "run_dir")
 WITHOUT_CHECKPOINT = ("random", "zero", "expert")
 """Policies that are not learned."""
 
-EXPERT = "expert"
-"""Observation group of the actions of a task's scripted expert."""
-
-
 MAX_NUM_ENVS = 4096
 """Environments on CUDA unless asked otherwise."""
 
@@ -107,9 +103,10 @@ def make_policy(config: RolloutConfig, env: VecEnv, origin: Origin | None) -> Po
     shape = (env.num_envs, env.num_actions)
     if origin is None:
         if config.policy == "expert":
-            if EXPERT not in env.get_observations():
-                raise ConfigError(f"policy is expert, but {config.task} has none; allowed: a task of MetaWorld")
-            return lambda obs: obs[EXPERT]
+            expert = env.expert
+            if expert is None:
+                raise ConfigError(f"policy is expert, but {config.task} has none; allowed: Lift and tasks of MetaWorld")
+            return expert
         if config.policy == "zero":
             return lambda obs: torch.zeros(shape, device=config.device)
         return lambda obs: 2 * torch.rand(shape, device=config.device) - 1

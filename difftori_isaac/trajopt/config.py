@@ -213,6 +213,11 @@ class TrajOptConfig:
                 )
 
     @property
+    def differentiates_optima(self) -> bool:
+        """Whether gradients are those of optima, and mean nothing before a plan has converged."""
+        return self.backward_mode in ("implicit", "dlm")
+
+    @property
     def implicit_hessian(self) -> HessianName:
         """Hessian of the implicit gradient."""
         return "exact" if self.objective == "return" else self.hessian

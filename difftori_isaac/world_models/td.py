@@ -122,9 +122,12 @@ class TdWorldModel(nn.Module):
 
     @torch.no_grad()
     def update_value_unit(self, values: torch.Tensor, tau: float) -> None:
-        """Move ``value_unit`` a step ``tau`` towards the range from the 5th to the 95th percentile of ``values``."""
+        """Move ``value_unit`` a step ``tau`` towards the range from the 5th to the 95th percentile of ``values``.
+
+        NaN is no value.
+        """
         if self.config.value_scale == "percentile":
-            low, high = torch.quantile(values.flatten(), self.percentiles)
+            low, high = torch.nanquantile(values.flatten(), self.percentiles)
             spread = (high - low).clamp(min=1.0)
             self.value_unit.lerp_(torch.where(spread.isfinite(), spread, self.value_unit), tau)
 

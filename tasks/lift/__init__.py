@@ -13,6 +13,7 @@ gym.register(
         "difftori_alias": "Lift",
         "difftori_cfg_entry_point": f"{__name__}:lift.yaml",
         "difftori_plan_path_entry_point": "difftori_isaac.tasks.plan_path:grasp_path",
+        "difftori_expert_entry_point": f"{__name__}.expert:GraspExpert",
     },
 )
 
@@ -38,5 +39,6 @@ gym.register(
         "difftori_alias": "LiftPointCloud",
         "difftori_cfg_entry_point": f"{__name__}:lift.yaml",
         "difftori_plan_path_entry_point": "difftori_isaac.tasks.plan_path:grasp_path",
+        "difftori_expert_entry_point": f"{__name__}.expert:GraspExpert",
     },
 )

@@ -31,7 +31,7 @@ class HandMadeEnv(gymnasium.Env[Any, np.ndarray]):
         if what == DIE:
             os._exit(3)
         obs = np.full(2, np.nan) if what == NAN_OBS else self.state
-        return {"policy": obs}, np.nan if what == NAN_REWARD else 1.0, what == END, False, {}
+        return {"policy": obs}, np.nan if what == NAN_REWARD else 1.0, what == END, False, {"success": what != END}
 
     def render(self):
         return np.full((4, 6, 3), 7, np.uint8)

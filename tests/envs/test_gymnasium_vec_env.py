@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from difftori_isaac.envs.env_slice import Recipe
 from difftori_isaac.envs.errors import SimulatorError
 from difftori_isaac.envs.gymnasium_vec_env import GymnasiumVecEnv
+from difftori_isaac.run.config import EvaluateConfig
+from difftori_isaac.run.evaluate import run_episodes
 
 HERE = Path(__file__).parent
 NUM_ENVS, LIMIT = 5, 7
@@ -109,6 +111,14 @@ def test_staggered_episodes_end_apart(pool):
     assert len(ages.unique()) > 1
     for step in range(1, LIMIT + 1):
         assert act(pool)[2].tolist() == (ages + step == LIMIT).tolist()
+
+
+def test_an_evaluation_counts_the_successes_of_the_episodes_it_counts():
+    """Every step ends an episode of the first environment, which fails; the second gets to the time limit."""
+    with closing(make(num_envs=2)) as env:
+        ends = torch.tensor([[float(sys.modules["hand_made"].END)], [0.0]])
+        result = run_episodes(EvaluateConfig(task="hand-made", num_episodes=2), env, lambda obs: ends)
+        assert result["success_rate"] == 0.5 and result["episode_length"]["mean"] == (1 + LIMIT) / 2
 
 
 def test_tensors_are_no_views_of_what_comes_next():

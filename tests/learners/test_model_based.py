@@ -103,7 +103,8 @@ def test_a_resumed_run_without_its_replay_acts_by_its_policy_until_it_has_seen_e
     assert other.policy.statistics.pop()["solver_converged"] > 0.0, "it plans, and does not act at random"
     train(other_env, other, 256 + 128)
     assert other.num_updates == updates
-    train(other_env, other, 256 + 256)
+    assert other.updates_due == algorithm.updates_due, "what is seen again has had its updates"
+    train(other_env, other, 256 + 512)
     assert other.num_updates > updates
 
 

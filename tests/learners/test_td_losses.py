@@ -8,7 +8,7 @@ from tensordict import TensorDict
 
 from difftori_isaac.learners.model_based_config import ModelBasedConfig
 from difftori_isaac.learners.replay import Replayed
-from difftori_isaac.learners.td_losses import lambda_returns, model_losses, plan_loss
+from difftori_isaac.learners.td_losses import lambda_returns, model_losses, plan_loss, prior_loss
 from difftori_isaac.policies.plan_policy import PlanPolicy
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.world_models.td import TdWorldModel
@@ -57,6 +57,23 @@ def test_a_plan_loss_reaches_the_features_through_the_plan_alone(seen):
     for critic in model.raw_critics.twins:
         critic.net[0].weight.data[:, -ACTION_DIM:] = 0.0  # an action changes nothing, so that no plan is better
     assert all(g is None or (g == 0).all() for g in gradients(plan_loss(policy, batch, BATCH), model))
+
+
+@pytest.mark.parametrize("mode, passes", [("implicit", False), ("unroll", True), ("truncated", True)])
+def test_a_plan_that_has_not_converged_passes_a_gradient_on_only_through_its_iterations(seen, mode, passes):
+    model, batch = seen
+    trajopt = TrajOptConfig(horizon=2, prior_weight=3.0, iterations=1, tolerance=1e-12, backward_mode=mode)
+    policy = PlanPolicy(model, trajopt, scale=1.0, act_with="plan")
+    assert not policy.plan(batch.obs[:, 0]).converged.any()
+    assert any((g != 0).any() for g in gradients(plan_loss(policy, batch, BATCH), model)) == passes
+
+
+def test_values_of_steps_of_another_episode_are_none(seen):
+    model, _ = seen
+    weights = torch.ones(LENGTH, BATCH) / (LENGTH * BATCH)
+    weights[1:, 0] = 0.0
+    _, values, _ = prior_loss(model, torch.randn(LENGTH, BATCH, 8), weights, ModelBasedConfig())
+    assert torch.equal(values.isnan(), weights == 0)
 
 
 @pytest.mark.parametrize("td_lambda", [0.0, 0.7, 1.0])

@@ -120,7 +120,10 @@ def test_targets_move_towards_the_critics_by_tau():
 
 def test_the_value_unit_follows_the_spread_of_values_and_is_at_least_one():
     model, _ = build()
-    model.update_value_unit(torch.linspace(0.0, 100.0, 101), tau=1.0)
+    values = torch.cat((torch.linspace(0.0, 100.0, 101), torch.full((20,), torch.nan)))
+    model.update_value_unit(values, tau=1.0)
+    assert model.value_unit.item() == pytest.approx(90.0)
+    model.update_value_unit(torch.full((20,), torch.nan), tau=1.0)
     assert model.value_unit.item() == pytest.approx(90.0)
     model.update_value_unit(torch.zeros(10), tau=1.0)
     assert model.value_unit.item() == 1.0

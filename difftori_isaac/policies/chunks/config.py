@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig:
-    """Settings of :class:`~difftori_isaac.policies.chunks.diffusion.DiffusionChunks`.
+    """Settings of :class:`~difftori_isaac.policies.chunks.diffusion.DiffusionHead`.
 
     Raises:
         ValueError: If a value is outside its range; the message names the value and what is allowed.
@@ -34,7 +34,7 @@ class DiffusionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyConfig:
-    """Settings of :class:`~difftori_isaac.policies.chunks.energy.EnergyChunks`.
+    """Settings of :class:`~difftori_isaac.policies.chunks.energy.EnergyHead`.
 
     Raises:
         ValueError: If a value is outside its range; the message names the value and what is allowed.

@@ -19,10 +19,6 @@ from difftori_isaac.world_models.chunk_config import ChunkModelConfig
 from difftori_isaac.world_models.chunk_cost import ChunkCost
 from difftori_isaac.world_models.mlp import mlp
 
-OF_OPTIMA = ("implicit", "dlm")
-"""Backward modes whose gradient means nothing before a plan has converged: as a cost that is fitted too closely gets
-harder to minimise, it would lead ever further away."""
-
 
 class OptimizedChunks(ChunkPolicy):
     """``policy=trajopt``: ``a* = argmin ½‖φ((features, ζ), a)‖² + ½ w² ‖a − ā‖²`` (arXiv 2402.05421, section 4.2).
@@ -86,7 +82,8 @@ class OptimizedChunks(ChunkPolicy):
         """Errors of the plan, of residuals at noisy chunks and, if there is a head for it, the loss of the prior plan.
 
         Where there is a ζ, the divergence of its distribution too. Only plans that have converged pass a gradient on,
-        unless the iterations themselves are differentiated.
+        unless the iterations themselves are differentiated: as a cost that is fitted too closely gets harder to
+        minimise, the others' would lead ever further away.
         """
         losses, latent, prior = {}, self._latent(features), self._prior(features)
         if self.posterior is not None:
@@ -102,7 +99,7 @@ class OptimizedChunks(ChunkPolicy):
         losses["denoising"] = F.mse_loss(residuals, noise)
         solution = self._plan(features, latent, prior)
         errors = (solution.action - chunk).square().mean(dim=1)
-        if self.layer.config.backward_mode in OF_OPTIMA:
+        if self.layer.config.differentiates_optima:
             errors = torch.where(solution.converged, errors, errors.detach())
         losses["imitation"] = errors.mean()
         return losses
