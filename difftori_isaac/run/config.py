@@ -101,8 +101,8 @@ class RunConfig:
     """How the policy learns; what is null in PPO is taken from the task's own rsl_rl settings."""
     env_overrides: tuple[str, ...] = ()
     """Settings of the environment, Isaac Lab's own or, for the DeepMind Control suite, action_repeat, pixels, shadows,
-    num_workers and episode_steps, for MetaWorld pixels, num_points and the last two; given as env.<key>=<value>, and for Isaac Lab physics=,
-    renderer= and presets=."""
+    num_workers and episode_steps, for MetaWorld pixels, num_points and the last two; given as env.<key>=<value>, and
+    for Isaac Lab physics=, renderer= and presets=."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "num_envs")
