@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 
+from difftori_isaac.data import demonstrations
+from difftori_isaac.learners.demo_replay import demo_replay, mixed
 from difftori_isaac.learners.means import Means
 from difftori_isaac.learners.model_based_config import ModelBasedConfig
 from difftori_isaac.learners.observed import observed_groups
 from difftori_isaac.learners.optimizer_step import OptimizerStep, StepKind
-from difftori_isaac.learners.replay import ReplayBuffer
+from difftori_isaac.learners.replay import ReplayBuffer, Replayed
 from difftori_isaac.policies.plan_policy import PlanPolicy
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.world_models.td import TdWorldModel
@@ -53,6 +56,7 @@ class ModelBased:
         self._step = OptimizerStep(policy, config, discount=discount, means=self._means)
         self._actions = torch.zeros(replay.num_envs, self.world_model.action_dim, device=self.device)
         self._noise = torch.zeros_like(self._actions)
+        self._demos: ReplayBuffer | None = None
         self._new_episodes = True
         self._follow_schedules()
 
@@ -136,8 +140,14 @@ class ModelBased:
         return self.policy
 
     def train_mode(self) -> None:
-        """Prepare for learning."""
+        """Prepare for learning, and read the demonstrations unless that is done.
+
+        Raises:
+            ValueError: If they do not fit the environment.
+        """
         self.policy.train()
+        if self.config.dataset is not None and self._demos is None:
+            self._demos = self._read_demonstrations(Path(self.config.dataset))
 
     def eval_mode(self) -> None:
         """Prepare for acting alone."""
@@ -187,7 +197,8 @@ class ModelBased:
 
     def _set_rewards(self) -> None:
         """Tell the model the mean of the rewards so far, and their standard deviation or the given scale."""
-        rewards = self.replay.rewards().double()
+        held = [buffer.rewards() for buffer in (self.replay, self._demos) if buffer is not None]
+        rewards = torch.cat(held).double()
         mean = rewards.mean().nan_to_num(0.0)  # of no rewards if none was finite
         std = (rewards - mean).square().mean().sqrt()
         scale = torch.where(std > 1e-6, std, 1.0)
@@ -195,9 +206,20 @@ class ModelBased:
             scale = torch.full_like(scale, self.config.reward_scale)
         self.world_model.set_rewards(mean, scale)
 
+    def _read_demonstrations(self, path: Path) -> ReplayBuffer:
+        demos = demonstrations.read(path, self.groups)
+        storage = self.replay.storage_device
+        return demo_replay(demos, self.config.action_scale, device=self.device, storage_device=storage)
+
+    def _sample(self, batch_size: int, length: int) -> Replayed:
+        if self._demos is None:
+            return self.replay.sample(batch_size, length)
+        num_shown = self.config.num_shown
+        return mixed(self.replay.sample(batch_size - num_shown, length), self._demos.sample(num_shown, length))
+
     def _update_once(self) -> None:
         config = self.config
-        batch = self.replay.sample(config.batch_size, config.horizon)
+        batch = self._sample(config.batch_size, config.horizon)
         kind = StepKind(
             self.learning_rate,
             self.policy.horizon,

@@ -103,6 +103,13 @@ class ModelBasedConfig:
     """Exponent of the priorities of ``sampling=prioritized``."""
     priority_beta: float = 0.4
     """Exponent of the importance weights of ``sampling=prioritized``."""
+    dataset: str | None = None
+    """HDF5 file of demonstrations, such as `scripts/collect_demos.py` writes, to replay beside what is collected; null
+    is none."""
+    demo_share: float = 0.5
+    """Share of them in a batch (RLPD, arXiv 2302.02948)."""
+    demo_coef: float = 10.0
+    """Weight of ``‖pi(z) − a‖²`` in demonstrations, where critics prefer the demonstrated action (arXiv 1709.10089)."""
     save_replay: bool = False
     """Whether checkpoints hold the replay buffer; without it a resumed run collects ``seed_steps`` with its policy."""
     max_nonfinite_share: float = 0.1
@@ -119,7 +126,7 @@ class ModelBasedConfig:
         check_at_least(self, "learner", 0, "consistency_coef", "reward_coef", "value_coef", "prior_coef", "plan_coef")
         check_at_least(self, "learner", 0, "raw_value_coef", "saturation_coef", "exploration_std_start")
         check_at_least(self, "learner", 0, "exploration_std_end", "exploration_std_end_max", "encoder_lr_scale")
-        check_at_least(self, "learner", 0, "max_nonfinite_share", "priority_alpha", "priority_beta")
+        check_at_least(self, "learner", 0, "max_nonfinite_share", "priority_alpha", "priority_beta", "demo_coef")
         check_above_zero(self, "learner", "update_to_data", "reward_scale", "learning_rate", "max_grad_norm")
         check_above_zero(self, "learner", "action_scale", "rho")
         check_from_0_to_1(self, "learner", "discount", "tau", "td_lambda")
@@ -127,11 +134,20 @@ class ModelBasedConfig:
             raise ValueError(
                 f"learner.exploration_correlation is {self.exploration_correlation}; allowed: at least 0, below 1"
             )
+        if not 0.0 < self.demo_share < 1.0:
+            raise ValueError(f"learner.demo_share is {self.demo_share}; allowed: between 0 and 1")
+        if self.dataset is not None and self.sampling == "prioritized":
+            raise ValueError("learner.sampling is prioritized; allowed with learner.dataset: uniform")
         if self.plan_batch_size > self.batch_size:
             raise ValueError(
                 f"learner.plan_batch_size is {self.plan_batch_size}; allowed: at most "
                 f"learner.batch_size = {self.batch_size}"
             )
+
+    @property
+    def num_shown(self) -> int:
+        """Demonstrated sub-sequences of a batch, the last ones."""
+        return 0 if self.dataset is None else round(self.demo_share * self.batch_size)
 
     def seed_steps_for(self, num_envs: int) -> int:
         """Steps with random actions of all environments together."""

@@ -14,7 +14,7 @@ from difftori_isaac.learners.gradients import accumulate, clipped_gradients
 from difftori_isaac.learners.means import Means
 from difftori_isaac.learners.model_based_config import ModelBasedConfig
 from difftori_isaac.learners.replay import Replayed
-from difftori_isaac.learners.td_losses import model_losses, plan_loss, prior_loss
+from difftori_isaac.learners.td_losses import demo_loss, model_losses, plan_loss, prior_loss
 from difftori_isaac.policies.plan_policy import PlanPolicy
 from difftori_isaac.trajopt.cuda_graph import CudaGraph
 from difftori_isaac.trajopt.host import capturable
@@ -108,7 +108,12 @@ class OptimizerStep:
         learned = self._parameters("encoder", "dynamics", "reward", "q")
         counts = self._backward("model", total, learned + self._raw_critic_parameters)
         prior, values, saturation = prior_loss(model, result.zs, result.weights, config)
-        counts |= self._backward("prior", config.prior_coef * prior, self._parts["prior"])
+        total = config.prior_coef * prior
+        if (num_shown := config.num_shown) > 0:
+            shown = (result.zs, batch.actions.transpose(0, 1), result.weights)
+            counts["demo"] = demo_loss(model, *(value[:, -num_shown:] for value in shown))
+            total = total + config.demo_coef * counts["demo"]
+        counts |= self._backward("prior", total, self._parts["prior"])
         counts |= result.losses | {"prior": prior, "prior_saturation": saturation}
         if kind.through_plan:
             counts["plan"] = plan_loss(self.policy, batch, config.plan_batch_size)

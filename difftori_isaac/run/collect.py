@@ -75,7 +75,8 @@ def _episodes(config: CollectConfig, env: VecEnv, policy: rollout.Policy) -> Ite
     while any(left):
         with torch.inference_mode():
             actions = policy(obs)
-            following, rewards, dones, extras = env.step(actions)
+            noise = config.action_noise * torch.randn_like(actions) if config.action_noise else 0.0
+            following, rewards, dones, extras = env.step(actions + noise)
         row, action, reward = obs.clone().cpu(), actions.clone().cpu(), rewards.clone().cpu()
         bad, obs = extras["nonfinite"].tolist(), following
         for index, ended in enumerate(dones.bool().tolist()):

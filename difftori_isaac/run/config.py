@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -206,12 +207,17 @@ class CollectConfig(RolloutConfig):
     """Return from which on an episode is a demonstration; null is any."""
     max_episodes: int | None = None
     """Episodes after which to give up where ``min_return`` asks for too much; null is ten per demonstration."""
+    action_noise: float = 0.0
+    """Standard deviation of noise on the actions that are executed, which the demonstrations do not hold: so they show
+    how to get back from where a policy that learns from them will stray (DART, arXiv 1703.09327)."""
     output: str | None = None
     """File of the demonstrations; null is demos.hdf5 in the run directory, or here if there is none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least(self, 1, "num_demos", "max_episodes")
+        if not 0.0 <= self.action_noise < math.inf:
+            raise ConfigError(f"action_noise is {self.action_noise}; allowed: a finite number of at least 0")
 
 
 @with_config(PYDANTIC)

@@ -14,14 +14,14 @@ HOVER = 0.1
 """Height above the cube from which the hand comes down on it [m]."""
 SLOPE, ALIGNED = 4.0, 0.01
 """How much higher the hand is for each metre that it is beside the cube, beyond the second number [m]."""
-GAIN = 3.0
+GAIN, GAIN_CARRYING = 3.0, 1.0
 """How far ahead of the fingertips their target is, in distances that they still have to go: the arm lags behind."""
 LEAD, LEAD_CARRYING = 0.1, 0.06
-"""How far ahead it is at most [m]."""
-TOUCH, HELD = 0.015, 0.04
+"""How far ahead it is at most [m]; what is carried faster is lost."""
+TOUCH, HELD = 0.02, 0.04
 """Distances from fingertips to cube within which open fingers close, and closed ones stay closed [m]."""
-CLOSED = 0.06
-"""Distance between the fingers below which they hold the cube, which is 0.048 m wide [m]."""
+CLOSED = 0.05
+"""Distance between the fingers below which they hold the cube, which is 0.048 m wide and gives way [m]."""
 OPEN_ACTION, CLOSE_ACTION = 1.0, -1.0
 
 
@@ -58,7 +58,7 @@ class GraspExpert:
         carrying = (near & closed)[:, None]
         beside = to_cube[:, :2].norm(dim=1)
         to_cube[:, 2] += (SLOPE * (beside - ALIGNED)).clamp(0.0, HOVER)
-        way = GAIN * torch.where(carrying, goal - cube, to_cube)
+        way = torch.where(carrying, GAIN_CARRYING * (goal - cube), GAIN * to_cube)
         lead = torch.where(carrying, LEAD_CARRYING, LEAD)
         way = way * (lead / torch.maximum(way.norm(dim=1, keepdim=True), lead))
 

@@ -101,6 +101,17 @@ def test_only_episodes_that_are_good_enough_are_kept(in_tmp_path: Path, capsys: 
     assert not Path("best.hdf5").exists()
 
 
+def test_noise_is_executed_and_not_demonstrated(in_tmp_path: Path):
+    for noise in ("0", "0.3"):
+        asked = ("policy=zero", "num_demos=2", f"action_noise={noise}", f"output={noise}.hdf5")
+        assert collect_demos([*CART, *asked]) == 0
+    with h5py.File("0.hdf5") as still, h5py.File("0.3.hdf5") as moved:
+        names = ("data/demo_0/obs/policy", "data/demo_0/actions")
+        (obs, actions), (other_obs, other_actions) = ([file[name][()] for name in names] for file in (still, moved))
+    assert (actions == 0).all() and (other_actions == 0).all()
+    assert (obs[0] == other_obs[0]).all() and abs(obs - other_obs).max() > 0.01
+
+
 def test_bad_input_is_one_line(in_tmp_path: Path, capsys: pytest.CaptureFixture):
     assert collect("num_demos=2", "output=demos.hdf5") == 0
     dataset = "learner.dataset=demos.hdf5"
