@@ -32,6 +32,12 @@ class Demonstration(NamedTuple):
     rewards: torch.Tensor
     """Shape (num_samples,)."""
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of a sample: of ``actions`` and, by ``observation group <name>``, of what is observed."""
+        arrays = {"actions": self.actions} | {f"observation group {name}": value for name, value in self.obs.items()}
+        return {name: tuple(array.shape[1:]) for name, array in arrays.items()}
+
 
 def read(path: Path, groups: Sequence[str], limit: int | None = None) -> list[Demonstration]:
     """The first demonstrations of a file, by their numbers.
@@ -42,28 +48,46 @@ def read(path: Path, groups: Sequence[str], limit: int | None = None) -> list[De
         limit: How many demonstrations; None is all.
 
     Raises:
-        ValueError: If there is no such file, it has another layout, fewer demonstrations or not all the groups, or
-            if something in it is not finite.
+        ValueError: If there is no such file, it is damaged or has another layout, fewer demonstrations or not all the
+            groups, if demonstrations have different shapes, or if something in it is not finite.
     """
+    if not path.exists():
+        raise ValueError(f"demonstrations {path} cannot be read: there is no such file; allowed: an HDF5 file")
+    with _undamaged(f"demonstrations {path}"), h5py.File(path, "r") as file:
+        return _read(file, path, groups, limit)
+
+
+@contextmanager
+def _undamaged(where: str) -> Iterator[None]:
+    """Turns what h5py raises where bytes are damaged, which is of many types, into a ValueError."""
     try:
-        with h5py.File(path, "r") as file:
-            return _read(file, path, groups, limit)
-    except OSError as error:
-        reason = "there is no such file" if not path.exists() else " ".join(str(error).split())
-        raise ValueError(f"demonstrations {path} cannot be read: {reason}; allowed: an HDF5 file") from None
+        yield
+    except (OSError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{where} cannot be read: {reason}; allowed: an HDF5 file that is whole") from None
 
 
 def _read(file: Any, path: Path, groups: Sequence[str], limit: int | None) -> list[Demonstration]:
     data = file.get("data")
-    names = sorted((name for name in data if re.fullmatch(r"demo_\d+", name)), key=_number) if data else []
+    found = [name for name in data if re.fullmatch(r"demo_\d+", name)] if isinstance(data, h5py.Group) else []
+    names = sorted(found, key=_number)
     if not names:
         raise ValueError(f"demonstrations {path} has no data/demo_<number>; allowed: a file of robomimic's layout")
     if limit is not None and limit > len(names):
         raise ValueError(f"demonstrations {path} has {len(names)}, but {limit} are asked for; allowed: at most as many")
-    return [_read_one(data[name], f"{path}: {name}", groups) for name in names[:limit]]
+    demos: list[Demonstration] = []
+    for name in names[:limit]:
+        with _undamaged(where := f"{path}: {name}"):
+            demos.append(_read_one(data[name], where, groups))
+        for what, shape in demos[-1].shapes.items():
+            if shape != (first := demos[0].shapes[what]):
+                raise ValueError(f"{where} has {what} of shape {shape}; allowed: {first}, as in {names[0]}")
+    return demos
 
 
 def _read_one(demo: Any, where: str, groups: Sequence[str]) -> Demonstration:
+    if not isinstance(demo, h5py.Group):
+        raise ValueError(f"{where} is an array; allowed: a group that has obs and actions")
     if missing := [name for name in ("obs", "actions") if name not in demo]:
         raise ValueError(f"{where} has no {missing[0]}; it has: {', '.join(demo)}")
     arrays = demo["obs"] if isinstance(demo["obs"], h5py.Group) else {POLICY: demo["obs"]}
@@ -79,6 +103,11 @@ def _read_one(demo: Any, where: str, groups: Sequence[str]) -> Demonstration:
 
 
 def _tensor(dataset: Any, what: str) -> torch.Tensor:
+    if not isinstance(dataset, h5py.Dataset):
+        raise ValueError(f"{what} is a group; allowed: an array")
+    if dataset.dtype.kind not in "biuf" or not dataset.shape:
+        found = f"of type {dataset.dtype} and shape {dataset.shape}"
+        raise ValueError(f"{what} is {found}; allowed: numbers of shape (num_samples, ...)")
     array = dataset[()]
     tensor = torch.from_numpy(array if array.dtype == np.uint8 else array.astype(np.float32))
     if not tensor.isfinite().all():

@@ -128,13 +128,12 @@ class Imitation:
 
     def _check(self, demo: demonstrations.Demonstration) -> None:
         """Raise a ValueError if a demonstration has other shapes than the environment."""
-        sizes = {"actions": (tuple(demo.actions.shape[1:]), (self.policy.num_actions,))}
-        for name in self.groups:
-            sizes[f"observation group {name}"] = (tuple(demo.obs[name].shape[1:]), self.policy.obs_shapes[name])
-        for what, (found, wanted) in sizes.items():
-            if found != wanted:
+        wanted = {"actions": (self.policy.num_actions,)}
+        wanted |= {f"observation group {name}": self.policy.obs_shapes[name] for name in self.groups}
+        for what, found in demo.shapes.items():
+            if found != wanted[what]:
                 raise ValueError(
-                    f"demonstrations {self.config.dataset} have {what} of shape {found}; allowed here: {wanted}"
+                    f"demonstrations {self.config.dataset} have {what} of shape {found}; allowed here: {wanted[what]}"
                 )
 
     def _update_once(self, dataset: ChunkDataset) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import h5py
 import numpy as np
@@ -68,29 +69,70 @@ def test_a_file_that_is_not_finished_is_not_there(tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == ["demos.hdf5"] and path.read_bytes() == before
 
 
+def replace(group: h5py.Group, name: str, value) -> None:
+    """Put an array, or for None a group, in the place of another."""
+    del group[name]
+    if value is None:
+        group.create_group(name)
+    else:
+        group[name] = value
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda demo: demo.pop("actions"), "demo_0 has no actions; it has: dones, obs, rewards"),
+        (lambda demo: replace(demo.parent, "demo_0", np.zeros(2)), "demo_0 is an array; allowed: a group"),
+        (lambda demo: replace(demo, "actions", None), "demo_0, actions is a group; allowed: an array"),
+        (lambda demo: replace(demo["obs"], "policy", None), "demo_0, observation group policy is a group"),
+        (lambda demo: replace(demo, "actions", 1.0), r"demo_0, actions is of type float64 and shape \(\); allowed:"),
+        (lambda demo: replace(demo, "actions", ["left"] * 4), r"demo_0, actions is of type object and shape \(4,\)"),
         (lambda demo: demo["obs"].pop("policy"), "demo_0 has no observation group policy; it has: pixels"),
         (lambda demo: demo["actions"].__setitem__((1, 1), np.nan), "demo_0, actions is not finite everywhere"),
-        (lambda demo: (demo.pop("rewards"), demo.__setitem__("rewards", np.zeros(3))), "different or no samples"),
+        (lambda demo: replace(demo, "rewards", np.zeros(3)), "demo_0 has different or no samples"),
     ],
 )
 def test_bad_demonstrations_are_refused(tmp_path, damage, message):
     write(tmp_path / "demos.hdf5", [make_demo(4)])
     with h5py.File(tmp_path / "demos.hdf5", "r+") as file:
         damage(file["data/demo_0"])
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"demos\.hdf5: {message}"):
         read(tmp_path / "demos.hdf5", ["policy"])
+
+
+def test_demonstrations_of_different_shapes_are_refused(tmp_path):
+    demo, path = make_demo(4), tmp_path / "demos.hdf5"
+    other = {"actions": torch.zeros(4, 5), "obs": demo.obs | {"policy": torch.zeros(4, 7)}}
+    for name, what in (("actions", r"actions of shape \(5,\)"), ("obs", r"observation group policy of shape \(7,\)")):
+        write(path, [demo, demo, demo._replace(**{name: other[name]})])
+        assert len(read(path, ["policy"], 2)) == 2
+        with pytest.raises(ValueError, match=rf"demos\.hdf5: demo_2 has {what}; allowed: .*, as in demo_0"):
+            read(path, ["policy"])
+
+
+@pytest.mark.parametrize("place", [0.1, 0.3, 0.5, 0.7])
+def test_damaged_files_are_refused(tmp_path, place):
+    """Wherever the bytes of the file's own structure, among the many of its arrays, are wrong."""
+    path = tmp_path / "demos.hdf5"
+    write(path, [make_demo(1) for _ in range(4)])
+    content = path.read_bytes()
+    nodes = [match.start() for match in re.finditer(b"SNOD|TREE|HEAP", content)]
+    at = nodes[int(place * len(nodes))]
+    path.write_bytes(content[:at] + bytes(64) + content[at + 64 :])
+    with pytest.raises(ValueError, match=r"demos\.hdf5.* cannot be read: .*; allowed: an HDF5 file that is whole"):
+        read(path, ["pixels", "policy"])
 
 
 def test_bad_files_are_refused(tmp_path):
     (tmp_path / "text.hdf5").write_text("no demonstrations")
     with h5py.File(tmp_path / "empty.hdf5", "w") as file:
         file["data/mask"] = np.zeros(2)
+    with h5py.File(tmp_path / "array.hdf5", "w") as file:
+        file["data"] = np.zeros(2)
     write(tmp_path / "demos.hdf5", [make_demo(4)])
-    for name, message in (("none", "there is no such file"), ("text", "signature"), ("empty", "no data/demo_<number>")):
+    messages = {"none": "there is no such file", "text": "signature"}
+    messages |= dict.fromkeys(("empty", "array"), "no data/demo_<number>")
+    for name, message in messages.items():
         with pytest.raises(ValueError, match=message):
             read(tmp_path / f"{name}.hdf5", ["policy"])
     with pytest.raises(ValueError, match="has 1, but 2 are asked for"):
