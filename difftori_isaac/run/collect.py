@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,8 +62,8 @@ def collect(overrides: Overrides) -> None:
     result = summary(returns)
     std = "" if result["std"] is None else f" ± {result['std']:.4g}"
     print(f"{writer.num_demos} demonstrations of {writer.num_samples:,} steps, return {result['mean']:.4g}{std}")
-    learn = f"task={config.task} learner=imitation learner.dataset={path}"
-    print(f"written to {path}; learn from it with scripts/train.py {learn}")
+    learn = (f"task={config.task}", *config.env_overrides, "learner=imitation", f"learner.dataset={path}")
+    print(f"written to {path}; learn from it with scripts/train.py {shlex.join(learn)}")
 
 
 def _episodes(config: CollectConfig, env: VecEnv, policy: rollout.Policy) -> Iterator[Demonstration]:

@@ -26,14 +26,16 @@ def collect(*arguments: str) -> int:
 def test_collect_train_resume_and_evaluate(in_tmp_path: Path, capsys: pytest.CaptureFixture):
     assert collect("num_demos=5", "num_envs=2", "output=demos/random.hdf5", "seed=3") == 0
     text = capsys.readouterr().out
-    assert "5 demonstrations of 50 steps, return " in text and "learner.dataset=demos/random.hdf5" in text
+    assert "5 demonstrations of 50 steps, return " in text
+    learn = text.partition("learn from it with scripts/train.py ")[2].split()
+    assert learn == [*CART[:3], "learner=imitation", "learner.dataset=demos/random.hdf5"]
     with h5py.File("demos/random.hdf5") as file:
         assert file["data"].attrs["total"] == 50 and file["data/demo_4/obs/policy"].shape == (10, 5)
         assert json.loads(file["data"].attrs["env_args"])["env_name"] == "cartpole-swingup"
         actions = file["data/demo_0/actions"][()]
         assert actions.shape == (10, 1) and actions.std() > 0.1
-    rest = ("num_envs=3", "learner.dataset=demos/random.hdf5", "run_dir=run")
-    assert train([*CART, *LEARNER, *rest, "learner.total_updates=10"]) == 0
+    rest = ("device=cpu", "num_envs=3", "learner.total_updates=10", "run_dir=run")
+    assert train([*learn, *LEARNER[1:], *rest]) == 0
     assert train(["resume=run", "max_iterations=3"]) == 0
     rows = read_metrics(Path("run/metrics.csv"))
     assert [(row["iteration"], row["num_updates"]) for row in rows] == [("1", "5"), ("2", "10"), ("3", "15")]
