@@ -61,7 +61,7 @@ def plot(overrides: Overrides) -> None:
     groups: dict[str, list[Curve]] = defaultdict(list)
     tasks: dict[str, None] = {}
     for run_dir in run_dirs:
-        settings = yaml.safe_load((run_dir / "config.yaml").read_text())
+        settings = read_settings(run_dir)
         tasks[settings["task"]] = None
         groups[variant(settings, config.label, run_dir)].append(read_curve(run_dir / config.file, config.x, config.y))
     _draw(config, groups, config.title or ", ".join(tasks))
@@ -80,6 +80,18 @@ def find_runs(runs: str | Sequence[str], file: str = "metrics.csv") -> list[Path
     if not run_dirs:
         raise ConfigError(f"runs is {runs}, where no directory has the file {file}; allowed: run directories")
     return run_dirs
+
+
+def read_settings(run_dir: Path) -> dict[str, Any]:
+    """Every setting of a run.
+
+    Raises:
+        ConfigError: If the directory is no run's.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{run_dir} has no config.yaml; allowed: the directory of a run")
+    return yaml.safe_load(path.read_text())
 
 
 def variant(settings: Mapping[str, Any], label: str | Sequence[str], run_dir: Path) -> str:

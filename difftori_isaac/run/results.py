@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.errors import ConfigError
 from difftori_isaac.run.metrics import read_metrics
-from difftori_isaac.run.plot import Curve
+from difftori_isaac.run.plot import Curve, read_settings
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,7 @@ class Results:
         Raises:
             ConfigError: If the directory is no run's.
         """
-        path = self.run_dir / "config.yaml"
-        if not path.is_file():
-            raise ConfigError(f"{self.run_dir} has no config.yaml; allowed: the directory of a run")
-        return yaml.safe_load(path.read_text())
+        return read_settings(self.run_dir)
 
     @cached_property
     def columns(self) -> dict[str, np.ndarray]:

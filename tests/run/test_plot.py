@@ -87,6 +87,12 @@ def test_bad_input(arguments: list[str], message: str, runs: Path, capsys: pytes
     assert message in text and text.count("\n") == 1
 
 
+def test_a_directory_that_is_no_run_s_is_named(runs: Path, capsys: pytest.CaptureFixture):
+    (runs / "mlp" / "0" / "config.yaml").unlink()
+    assert main([f"runs={runs}/*/*", f"output={runs}/curves.png"]) == 2
+    assert f"{runs}/mlp/0 has no config.yaml; allowed: the directory of a run" in capsys.readouterr().err
+
+
 def test_empty_column(runs: Path):
     (runs / "mlp" / "0" / "metrics.csv").write_text("iteration,env_steps,mean_return\n1,16,\n")
     with pytest.raises(ConfigError, match="is empty"):
