@@ -83,7 +83,7 @@ def arrange(columns: Sequence[str], *, together: bool) -> dict[str, list[Panel]]
 
 
 def draw(panel: Panel, lines: Sequence[Line], *, x: str, legend: bool) -> str:
-    """SVG of a panel: each line with the 95% interval of its mean, if it has several curves."""
+    """SVG of a panel: each line with the 95% interval of its mean, if it has several curves, where all are defined."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
@@ -95,7 +95,10 @@ def draw(panel: Panel, lines: Sequence[Line], *, x: str, legend: bool) -> str:
         figure.subplots_adjust(left=0.17, right=0.97, top=0.88, bottom=0.22)
         axes = figure.subplots()
         for line in lines:
-            xs, mean, half = (_thinned(values) for values in mean_curve(line.curves))
+            averages = mean_curve(line.curves)
+            if not len(averages[0]):
+                continue
+            xs, mean, half = (_thinned(values) for values in averages)
             axes.plot(xs, mean, label=line.label, color=line.colour, linewidth=1.3, marker="o" if len(xs) == 1 else "")
             if len(line.curves) > 1:
                 axes.fill_between(xs, mean - half, mean + half, color=line.colour, alpha=0.2, linewidth=0)

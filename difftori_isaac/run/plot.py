@@ -139,7 +139,7 @@ def read_curve(path: Path, x: str, y: str) -> Curve:
 def mean_curve(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean and half width of its 95% interval (Student's t; 0 for one curve) where all curves are defined.
 
-    Curves with different abscissae are interpolated linearly.
+    They are empty if that is nowhere. Curves with different abscissae are interpolated linearly.
     """
     low, high = max(xs[0] for xs, _ in curves), min(xs[-1] for xs, _ in curves)
     grid = np.unique(np.concatenate([xs for xs, _ in curves]))
@@ -159,6 +159,11 @@ def _draw(config: PlotConfig, groups: dict[str, list[Curve]], title: str) -> Non
     axes = figure.subplots()
     for label, curves in sorted(groups.items()):
         xs, mean, half = mean_curve(curves)
+        if not len(xs):
+            ranges = ", ".join(f"{xs[0]:g} to {xs[-1]:g}" for xs, _ in curves)
+            raise ConfigError(
+                f"runs of {label} have no {config.x} in common: {ranges}; leave some out, or give a label= that differs"
+            )
         (line,) = axes.plot(xs, mean, label=f"{label} ({len(curves)} seed{'s' * (len(curves) > 1)})")
         if len(curves) > 1:
             axes.fill_between(xs, mean - half, mean + half, color=line.get_color(), alpha=0.2, linewidth=0)

@@ -34,6 +34,7 @@ def test_mean_and_interval():
     assert xs.tolist() == [0, 1] and mean.tolist() == [2, 3]
     assert half == pytest.approx(4.302653 * 2 / 3**0.5)
     assert mean_curve([(grid, grid)])[2].tolist() == [0, 0, 0]
+    assert [values.tolist() for values in mean_curve([(grid, grid), (grid + 3, grid)])] == [[], [], []]
 
 
 def test_picture(runs: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
@@ -91,6 +92,13 @@ def test_a_directory_that_is_no_run_s_is_named(runs: Path, capsys: pytest.Captur
     (runs / "mlp" / "0" / "config.yaml").unlink()
     assert main([f"runs={runs}/*/*", f"output={runs}/curves.png"]) == 2
     assert f"{runs}/mlp/0 has no config.yaml; allowed: the directory of a run" in capsys.readouterr().err
+
+
+def test_runs_that_have_nothing_in_common_are_named(runs: Path, capsys: pytest.CaptureFixture):
+    (runs / "mlp" / "0" / "metrics.csv").write_text("iteration,env_steps,mean_return\n1,8,1\n2,20,2\n")
+    assert main([f"runs={runs}/*/*", f"output={runs}/curves.png"]) == 2
+    assert "runs of mlp have no env_steps in common: 8 to 20, 32 to 64; leave" in capsys.readouterr().err
+    assert not (runs / "curves.png").exists()
 
 
 def test_empty_column(runs: Path):

@@ -126,6 +126,16 @@ def test_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert {"#f97316"} in colours and {"#3b82f6"} not in colours  # a solver of one, in its own colour
 
 
+def test_a_comparison_leaves_out_a_mean_of_curves_that_have_nothing_in_common(tmp_path: Path):
+    for seed, steps in enumerate(((8, 16), (24, 32))):
+        rows = (f"{iteration},{step},{seed}" for iteration, step in enumerate(steps, 1))
+        run = make_run(tmp_path / str(seed), seed=seed, rows=0)
+        (run / "metrics.csv").write_text("\n".join(["iteration,env_steps,mean_return", *rows]))
+    page = tmp_path / "all.html"
+    assert main([f"runs={tmp_path}/?", f"output={page}"]) == 0
+    assert "2 runs by policy" in Page(page).text and "stroke: #3b82f6" not in page.read_text()
+
+
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture):
     run = make_run(tmp_path / "runs" / "one")
     nothing = [[], ["run_dir=a", "runs=b"], [f"run_dir={tmp_path}"], [f"runs={tmp_path}/*"]]
