@@ -34,7 +34,7 @@ class PlotConfig:
     runs: str | tuple[str, ...]
     """Run directories: a pattern such as runs/Cartpole/*/*, or a list of patterns."""
     output: str = "curves.png"
-    """Picture to write."""
+    """Picture to write, a PNG if it has no suffix."""
     file: Literal["metrics.csv", "eval.csv"] = "metrics.csv"
     """File of a run that is drawn: of the training, or of evaluate.py checkpoint=all."""
     x: str = "env_steps"
@@ -64,8 +64,9 @@ def plot(overrides: Overrides) -> None:
         settings = read_settings(run_dir)
         tasks[settings["task"]] = None
         groups[variant(settings, config.label, run_dir)].append(read_curve(run_dir / config.file, config.x, config.y))
-    _draw(config, groups, config.title or ", ".join(tasks))
-    print(f"{len(run_dirs)} runs of {', '.join(groups)} written to {config.output}")
+    path = Path(config.output if Path(config.output).suffix else f"{config.output}.png")
+    _draw(config, groups, config.title or ", ".join(tasks), path)
+    print(f"{len(run_dirs)} runs of {', '.join(groups)} written to {path}")
 
 
 def find_runs(runs: str | Sequence[str], file: str = "metrics.csv") -> list[Path]:
@@ -151,7 +152,7 @@ def mean_curve(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndar
     return grid, values.mean(axis=0), half
 
 
-def _draw(config: PlotConfig, groups: dict[str, list[Curve]], title: str) -> None:
+def _draw(config: PlotConfig, groups: dict[str, list[Curve]], title: str, path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
@@ -179,7 +180,7 @@ def _draw(config: PlotConfig, groups: dict[str, list[Curve]], title: str) -> Non
     else:
         axes.legend()
     try:
-        Path(config.output).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(config.output, dpi=150)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
-        raise RunError(f"cannot write {config.output}: {error}; give output=<file>.png") from error
+        raise RunError(f"cannot write {path}: {error}; give output=<file>.png") from error

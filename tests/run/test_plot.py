@@ -55,6 +55,11 @@ def test_picture(runs: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.
     assert "runs of policy=mlp solver=theseus, policy=trajopt solver=theseus written" in capsys.readouterr().out
 
 
+def test_a_picture_without_suffix_is_a_png(runs: Path, capsys: pytest.CaptureFixture):
+    assert main([f"runs={runs}/*/*", f"output={runs}/p1"]) == 0
+    assert capsys.readouterr().out.endswith(f"written to {runs}/p1.png\n") and (runs / "p1.png").is_file()
+
+
 def test_a_logarithmic_axis_is_labelled_in_thousands(runs: Path, monkeypatch: pytest.MonkeyPatch):
     path = runs / "trajopt" / "2" / "metrics.csv"
     path.write_text("iteration,env_steps,mean_return\n1,12000,0\n2,40000,1\n3,110000,2\n")
