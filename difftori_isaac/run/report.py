@@ -76,7 +76,7 @@ def write_report(run_dir: Path, *, output: str | None = None, x: str = "env_step
     """Writes the page of a run and returns where it is.
 
     Raises:
-        ConfigError: If the directory is no run's.
+        ConfigError: If the directory is no run's, or a file in it is damaged.
         RunError: If the page cannot be written.
     """
     path = Path(output) if output else run_dir / NAME

@@ -43,12 +43,20 @@ class Results:
 
     @cached_property
     def starts(self) -> list[dict[str, Any]]:
-        """Starts of the run, from run.json."""
+        """Starts of the run, from run.json.
+
+        Raises:
+            ConfigError: If the file is damaged.
+        """
         return self._json("run.json").get("starts", [])
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:
-        """The result of `scripts/evaluate.py`."""
+        """The result of `scripts/evaluate.py`, from eval.json.
+
+        Raises:
+            ConfigError: If the file is damaged.
+        """
         return self._json("eval.json")
 
     @property
@@ -121,7 +129,10 @@ class Results:
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.run_dir / name
-        return json.loads(path.read_text()) if path.is_file() else {}
+        try:
+            return json.loads(path.read_text()) if path.is_file() else {}
+        except ValueError as error:
+            raise ConfigError(f"{path} is no JSON ({error}); allowed: the file as it was written, or none") from None
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

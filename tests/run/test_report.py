@@ -144,6 +144,15 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture):
         assert "allowed: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["eval.json", "run.json"])
+def test_a_damaged_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture, name: str):
+    run = make_run(tmp_path / "run")
+    for damage in (b'{"starts": [', b"\xff"):
+        (run / name).write_bytes(damage)
+        assert main([f"run_dir={run}"]) == 2
+        assert f"{run}/{name} is no JSON (" in capsys.readouterr().err
+
+
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture):
     run = make_run(tmp_path / "run")
     (run / "eval.json").write_text("{")
