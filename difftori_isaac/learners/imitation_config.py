@@ -59,7 +59,7 @@ class ImitationConfig:
                 object.__setattr__(self, name, settings(**value))
         check_at_least(self, "learner", 1, "num_demos", "num_steps_per_env", "total_updates", "num_updates")
         check_at_least(self, "learner", 1, "batch_size")
-        check_at_least(self, "learner", 0, "base_coef", "divergence_coef", "max_nonfinite_share")
+        check_at_least(self, "learner", 0, "base_coef", "denoising_coef", "divergence_coef", "max_nonfinite_share")
         check_above_zero(self, "learner", "learning_rate", "max_grad_norm")
         if not 0.0 <= self.validation_share < 1.0:
             raise ValueError(f"learner.validation_share is {self.validation_share}; allowed: at least 0, below 1")

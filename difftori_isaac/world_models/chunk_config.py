@@ -50,6 +50,8 @@ class ChunkModelConfig:
                 f"world_model.activation is {self.activation!r}; allowed: {', '.join(SMOOTH_ACTIVATIONS)} "
                 "(the gradient through a plan needs second derivatives)"
             )
+        if self.denoising_std < 0:
+            raise ValueError(f"world_model.denoising_std is {self.denoising_std}; allowed: at least 0")
         if self.pixel_shift < 0:
             raise ValueError(f"world_model.pixel_shift is {self.pixel_shift}; allowed: an integer of at least 0")
         if self.latent_dim < 0:

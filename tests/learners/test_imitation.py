@@ -283,8 +283,14 @@ def test_what_does_not_fit_is_refused(demos):
         ({"ibc": {"num_samples": 0}}, "learner.ibc.num_samples is 0"),
         ({"ibc": {"noise_std": 0.0}}, "learner.ibc.noise_std is 0.0"),
         ({"batch_size": 0}, "learner.batch_size is 0"),
+        ({"denoising_coef": -1.0}, "learner.denoising_coef is -1.0; allowed: at least 0"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         ImitationConfig(**settings)
+
+
+def test_negative_noise_is_refused():
+    with pytest.raises(ValueError, match=r"world_model\.denoising_std is -1\.0; allowed: at least 0"):
+        ChunkModelConfig(denoising_std=-1.0)
