@@ -13,7 +13,7 @@ from difftori_isaac.run import build, locate
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.checkpoint import Checkpoint
 from difftori_isaac.run.compose import Overrides, compose
-from difftori_isaac.run.config import VARIANTS, RolloutConfig, shared_keys
+from difftori_isaac.run.config import VARIANTS, PlayConfig, RolloutConfig, shared_keys
 from difftori_isaac.run.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,9 +26,11 @@ Policy = Callable[["TensorDict"], torch.Tensor]
 OWN = ("num_envs", "device", "seed", "run_dir")
 """Keys that a script does not take from the training."""
 
-
 WITHOUT_CHECKPOINT = ("random", "zero", "expert")
 """Policies that are not learned."""
+
+OF_CHECKPOINT = ("checkpoint", "run_dir", "trajopt", *VARIANTS)
+"""Keys, and sections of keys, that say nothing about such policies."""
 
 MAX_NUM_ENVS = 4096
 """Environments on CUDA unless asked otherwise."""
@@ -55,12 +57,15 @@ def configure[C: RolloutConfig](schema: type[C], overrides: Overrides) -> tuple[
     Raises:
         ConfigError: If a setting, or two together, cannot be; or if there is no such checkpoint.
     """
+    _refuse_bad_values(schema, overrides)
     policy = overrides.get("policy") or schema.policy
     if policy in WITHOUT_CHECKPOINT:
-        if overrides.get("checkpoint") is not None:
-            raise ConfigError(f"policy={policy} has no checkpoint; leave checkpoint= out")
+        for key in overrides.values:
+            if key.partition(".")[0] in OF_CHECKPOINT and overrides.get(key) is not None:
+                file = "video_path" if issubclass(schema, PlayConfig) else "output"
+                hint = f"; {file}=<file> says where to write" if key == "run_dir" else ""
+                raise ConfigError(f"policy={policy} has no checkpoint; leave {key}= out{hint}")
         return _resolved(compose(schema, overrides)), None
-    _refuse_bad_values(schema, overrides)
     task = overrides.get("task")
     task = None if task is None else build.resolve_task_name(task)
     path = locate.find_checkpoint(

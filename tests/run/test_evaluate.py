@@ -6,7 +6,7 @@ import pytest
 
 from difftori_isaac.run import build, rollout
 from difftori_isaac.run.compose import parse
-from difftori_isaac.run.config import EvaluateConfig
+from difftori_isaac.run.config import EvaluateConfig, PlayConfig, RolloutConfig
 from difftori_isaac.run.errors import ConfigError
 from difftori_isaac.run.evaluate import run_episodes
 
@@ -21,7 +21,17 @@ def test_one_environment_evaluates_several_policies():
     assert first < 0.0 and second == pytest.approx(first, rel=1e-4)
 
 
-def test_a_policy_without_parameters_has_no_checkpoint():
-    asked = parse(["task=Reach", "policy=random", "checkpoint=all"], EvaluateConfig)
-    with pytest.raises(ConfigError, match="policy=random has no checkpoint; leave checkpoint= out"):
-        rollout.configure(EvaluateConfig, asked)
+@pytest.mark.parametrize("schema", [EvaluateConfig, PlayConfig])
+def test_a_policy_without_parameters_has_nothing_of_a_run(schema: type[RolloutConfig]):
+    file = "video_path" if schema is PlayConfig else "output"
+    for given, hint in {
+        "checkpoint=best": "",
+        "run_dir=run": f"; {file}=<file> says where to write",
+        "trajopt.iterations=3": "",
+        "world_model.hidden_dims=[8]": "",
+        "learner.gamma=0.9": "",
+    }.items():
+        asked = parse(["task=Reach", "policy=random", given], schema)
+        with pytest.raises(ConfigError) as error:
+            rollout.configure(schema, asked)
+        assert str(error.value) == f"policy=random has no checkpoint; leave {given.partition('=')[0]}= out{hint}"
