@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import stdtrit
 
-from difftori_isaac.run import build, rollout
+from difftori_isaac.run import build, locate, rollout
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.compose import Overrides
 from difftori_isaac.run.config import EvaluateConfig
@@ -40,8 +41,11 @@ def evaluate(overrides: Overrides) -> None:
     config = rollout.with_num_envs(config, config.num_episodes)
     folder = Path() if origin is None or origin.run_dir is None else origin.run_dir
     if every:
-        path = Path(config.output) if config.output else folder / "eval.csv"
+        drawn = folder / "eval.csv"
+        path = Path(config.output) if config.output else drawn
         _evaluate_all(config, checkpoints.numbered(folder), path)
+        hint = shlex.join(("scripts/plot.py", f"runs={folder}", "file=eval.csv"))
+        print(f"written to {path}" + (f"; draw it with {hint}" if locate.same(path, drawn) else ""))
         return
     with closing(build.make_environment(config)) as env:
         result = _result(config, env, origin)
@@ -70,7 +74,6 @@ def _evaluate_all(config: EvaluateConfig, paths: list[Path], output: Path) -> No
                 f"return {result['return']['mean']:.4g}{success}",
                 flush=True,
             )
-    print(f"written to {output}; draw it with scripts/plot.py file=eval.csv")
 
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 
 from difftori_isaac.run.metrics import read_metrics
 from difftori_isaac.scripts.evaluate import main as evaluate
+from difftori_isaac.scripts.plot import main as plot
 from difftori_isaac.scripts.train import main as train
 
 SMALL = (
@@ -34,6 +35,16 @@ def test_train_resume_and_evaluate(in_tmp_path: Path):
     assert (result["task"], result["num_episodes"], result["num_envs"]) == ("cartpole-swingup", 4, 4)
     assert result["episode_length"]["mean"] == 10
     assert 0 < result["return"]["mean"] <= 20 and result["return"]["std"] > 0
+
+
+def test_what_is_evaluated_is_drawn_with_the_command_that_is_printed(in_tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert train([*SMALL, "run_dir=run", "max_iterations=2"]) == 0
+    asked = ("run_dir=run", "policy=mlp", "checkpoint=all", "num_episodes=2", "device=cpu")
+    assert evaluate([*asked, "output=other.csv"]) == 0
+    assert capsys.readouterr().out.endswith("written to other.csv\n")
+    assert evaluate(asked) == 0
+    command = capsys.readouterr().out.partition("written to run/eval.csv; draw it with scripts/plot.py ")[2]
+    assert plot(command.split()) == 0 and Path("curves.png").is_file()
 
 
 def test_a_plan_is_evaluated_beside_its_prior(in_tmp_path: Path, capsys: pytest.CaptureFixture):
