@@ -225,8 +225,8 @@ class CollectConfig(RolloutConfig):
 class ExportConfig(RolloutConfig):
     """What `scripts/export.py` takes."""
 
-    policy: Literal["trajopt", "mlp"] = "trajopt"  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Policy of the checkpoint."""
+    policy: Literal["trajopt", "mlp", "diffusion", "ibc"] = "trajopt"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Policy of the checkpoint; those of learner=ppo, trajopt and mlp, can be exported."""
     device: Literal["cpu"] = "cpu"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Device that TorchScript and torch.export files run on; ONNX files run on any."""
     format: Literal["torchscript", "onnx", "torch_export", "all"] = "torchscript"

@@ -10,6 +10,7 @@ import torch
 from tensordict import TensorDict
 
 from difftori_isaac.learners.config import PPOConfig
+from difftori_isaac.learners.imitation_config import ImitationConfig
 from difftori_isaac.learners.model_based_config import ModelBasedConfig
 from difftori_isaac.learners.ppo import build_actor
 from difftori_isaac.run import checkpoint as checkpoints
@@ -17,6 +18,7 @@ from difftori_isaac.run import export as exporting
 from difftori_isaac.run.config import RunConfig, to_dict
 from difftori_isaac.scripts.export import main as export
 from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.world_models.chunk_config import ChunkModelConfig
 from difftori_isaac.world_models.config import WorldModelConfig
 from difftori_isaac.world_models.td_config import TdWorldModelConfig
 
@@ -59,6 +61,15 @@ def test_a_model_based_policy_is_refused(in_tmp_path: Path, make_checkpoint, cap
     checkpoints.save(make_checkpoint(config=to_dict(config)), Path("run"), keep=1, best=False)
     assert export(["run_dir=run"]) == 2
     assert "was trained with learner=model_based; allowed: a policy of learner=ppo" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("policy", ["trajopt", "ibc"])
+def test_a_policy_of_imitation_is_refused(policy: str, in_tmp_path: Path, make_checkpoint, capsys):
+    config = RunConfig(task="Cartpole", policy=policy, learner=ImitationConfig(), world_model=ChunkModelConfig())
+    checkpoints.save(make_checkpoint(config=to_dict(config)), Path("run"), keep=1, best=False)
+    assert export(["run_dir=run"]) == 2
+    text = capsys.readouterr().err
+    assert "run/checkpoints/" in text and "was trained with learner=imitation; allowed: a policy of learner=ppo" in text
 
 
 def test_an_export_that_acts_otherwise_is_refused(in_tmp_path: Path, make_checkpoint, capsys, monkeypatch):
