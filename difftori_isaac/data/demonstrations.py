@@ -57,6 +57,24 @@ def read(path: Path, groups: Sequence[str], limit: int | None = None) -> list[De
         return _read(file, path, groups, limit)
 
 
+def check_shapes(path: Path, demo: Demonstration, obs_shapes: Mapping[str, tuple[int, ...]], num_actions: int) -> None:
+    """Check that demonstrations of ``path``, of which ``demo`` is one, are of an environment like this one.
+
+    Args:
+        path: Their file.
+        demo: One of them.
+        obs_shapes: Shapes of its observation groups, without the batch.
+        num_actions: Number of actions.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    wanted = {"actions": (num_actions,)} | {f"observation group {name}": obs_shapes[name] for name in demo.obs}
+    for what, found in demo.shapes.items():
+        if found != wanted[what]:
+            raise ValueError(f"demonstrations {path} have {what} of shape {found}; allowed here: {tuple(wanted[what])}")
+
+
 @contextmanager
 def _undamaged(where: str) -> Iterator[None]:
     """Turns what h5py raises where bytes are damaged, which is of many types, into a ValueError."""

@@ -117,24 +117,14 @@ class Imitation:
 
     def _load_demonstrations(self) -> None:
         config, policy = self.config, self.policy
-        demos = demonstrations.read(Path(config.dataset or ""), self.groups, config.num_demos)
-        self._check(demos[0])
+        demos = demonstrations.read(path := Path(config.dataset or ""), self.groups, config.num_demos)
+        demonstrations.check_shapes(path, demos[0], policy.obs_shapes, policy.num_actions)
         held_back = min(math.ceil(config.validation_share * len(demos)), len(demos) - 1)
         parts = demos[: len(demos) - held_back], demos[len(demos) - held_back :]
         training, *validation = (ChunkDataset(part, policy.horizon, self.device) for part in parts if part)
         self._training, self._validation = training, validation[0] if validation else None
         if self.num_updates == 0:
             policy.set_units(training.obs, training.actions)
-
-    def _check(self, demo: demonstrations.Demonstration) -> None:
-        """Raise a ValueError if a demonstration has other shapes than the environment."""
-        wanted = {"actions": (self.policy.num_actions,)}
-        wanted |= {f"observation group {name}": self.policy.obs_shapes[name] for name in self.groups}
-        for what, found in demo.shapes.items():
-            if found != wanted[what]:
-                raise ValueError(
-                    f"demonstrations {self.config.dataset} have {what} of shape {found}; allowed here: {wanted[what]}"
-                )
 
     def _update_once(self, dataset: ChunkDataset) -> None:
         batch, config, policy = dataset.sample(self.config.batch_size), self.config, self.policy

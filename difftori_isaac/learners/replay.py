@@ -101,6 +101,15 @@ class ReplayBuffer:
         self._num_added = 0
         self._begin(self.written, obs)
 
+    @property
+    def obs_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the observation groups of one environment."""
+        return {
+            name.removeprefix(_OBS): tuple(value.shape[2:])
+            for name, value in self.rows.items()
+            if name.startswith(_OBS)
+        }
+
     def __len__(self) -> int:
         """Environment steps held, those of a failed environment and rows between episodes included."""
         return min(self._num_added, self.num_rows) * self.num_envs

@@ -148,18 +148,19 @@ def fill_from_task[C: RunConfig](config: C, settings: Mapping[str, Any]) -> C:
             f"world_model is {world_model.name!r}, which learner={learner.name} cannot train; "
             f"allowed: world_model={fitting.world_model_files}"
         )
-    if isinstance(learner, ImitationConfig) and not (learner.dataset and Path(learner.dataset).is_file()):
+    if isinstance(learner, PPOConfig):
+        learner = learner.filled_from(dict(settings))
+        if world_model.name == "latent":
+            world_model = world_model.filled_from(learner.actor_hidden_dims or (), learner.activation or "")
+        return replace(config, learner=learner, world_model=world_model)
+    needed = isinstance(learner, ImitationConfig) or learner.dataset is not None
+    if needed and not Path(learner.dataset or "").is_file():
         problem = f"is {learner.dataset}, which is no file" if learner.dataset else "is missing"
         raise ConfigError(
             f"learner.dataset {problem}; give learner.dataset=<file>.hdf5, demonstrations of robomimic's layout: "
             "scripts/collect_demos.py writes one"
         )
-    if not isinstance(learner, PPOConfig):
-        return config
-    learner = learner.filled_from(dict(settings))
-    if world_model.name == "latent":
-        world_model = world_model.filled_from(learner.actor_hidden_dims or (), learner.activation or "")
-    return replace(config, learner=learner, world_model=world_model)
+    return config
 
 
 def default_iterations(config: RunConfig) -> int:

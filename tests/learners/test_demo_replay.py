@@ -73,3 +73,13 @@ def test_a_learner_sees_demonstrations_from_the_start(tmp_path: Path):
     for batch in batches:
         seen = batch.obs["policy"][:, 0]
         assert (seen[12:, 0] == seen[12:, 1]).all() and not (seen[:12, 0] == seen[:12, 1]).any()
+
+
+def test_demonstrations_of_another_robot_are_refused(tmp_path: Path):
+    path = tmp_path / "demos.hdf5"
+    with writing(path, {}) as writer:
+        for demo in demonstrations():
+            writer.add(demo._replace(actions=demo.actions.repeat(1, 3)))
+    _, algorithm = build(**CHEAP, dataset=str(path))
+    with pytest.raises(ValueError, match=r"have actions of shape \(3,\); allowed here: \(1,\)"):
+        algorithm.train_mode()
