@@ -61,6 +61,11 @@ def export(overrides: Overrides) -> None:
         raise RunError(f"cannot write to {folder}: {error.strerror}; give output=<directory>") from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    except RuntimeError as error:  # of torch's exporters, whose messages are long
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(
+            f"torch cannot export this policy with format={config.format} ({reason}); try another format"
+        ) from error
     _report(functions, sample(policy, config.seed), folder)
 
 

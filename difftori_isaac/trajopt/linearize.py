@@ -102,7 +102,7 @@ def _adjoint(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
     num_envs, (steps, phi, psi, scales, terminal_scale) = actions.shape[0], _simulate(problem, actions)
     terminal_row, rows = terminal_scale**2 * psi.value, scales.square() * phi.value
     cost = (rows * phi.value).sum(dim=1).view(-1, num_envs).sum(dim=0) + (terminal_row * psi.value).sum(dim=1)
-    phi_z_rows, phi_a_rows = (pulled.split(num_envs, dim=1) for pulled in phi.pull(rows[None]))
+    phi_z_rows, phi_a_rows = (_by_step(pulled, problem.horizon, dim=1) for pulled in phi.pull(rows[None]))
     (z_row,) = psi.pull(terminal_row[None])
     columns = []
     for step, phi_z_row, phi_a_row in zip(steps[::-1], phi_z_rows[::-1], phi_a_rows[::-1], strict=True):
@@ -119,11 +119,11 @@ def _reverse(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
     number of residuals behind it. Through the first steps, the tangents of the few actions before are pushed instead,
     and rows and tangents are multiplied where they meet.
     """
-    num_envs, horizon, dim = actions.shape
+    horizon, dim = actions.shape[1:]
     steps, phi, psi, scales, terminal_scale = _simulate(problem, actions)
     k = phi.value.shape[1]
-    residual = torch.cat((*(scales * phi.value).split(num_envs), terminal_scale * psi.value), dim=1)
-    phi_z_rows, phi_a_rows = (pulled.split(num_envs, dim=1) for pulled in phi.pull(scales * _identity(phi.value)))
+    residual = torch.cat((*_by_step(scales * phi.value, horizon), terminal_scale * psi.value), dim=1)
+    phi_z_rows, phi_a_rows = (_by_step(pulled, horizon, dim=1) for pulled in phi.pull(scales * _identity(phi.value)))
     jacobian = actions.new_zeros(*residual.shape, horizon * dim)
     meeting = _meeting_step(horizon, dim, k, psi.value.shape[1])
     (z_rows,) = psi.pull(terminal_scale * _identity(psi.value))
@@ -138,6 +138,11 @@ def _reverse(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
         z_tangents = steps[t].push(*_with_own(z_tangents, actions[:, t]))
     jacobian[:, meeting * k :, : meeting * dim] = _products(z_rows, z_tangents)
     return residual, jacobian
+
+
+def _by_step(rows: torch.Tensor, horizon: int, dim: int = 0) -> tuple[torch.Tensor, ...]:
+    """Views of what lies step by step along ``dim``; unlike ``split``, no size depends on a traced batch."""
+    return rows.unflatten(dim, (horizon, rows.shape[dim] // horizon)).unbind(dim)
 
 
 def _meeting_step(horizon: int, action_dim: int, num_rows: int, num_last_rows: int) -> int:

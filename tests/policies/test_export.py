@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
 
-from difftori_isaac.policies.export import _factor, _solve
+from difftori_isaac.policies.export import PlannedAction, _factor, _solve, trace
 from difftori_isaac.policies.trajopt_actor import TrajOptActor
 
 OBS_DIM, NUM_OBS = 5, 256
@@ -93,6 +93,15 @@ def test_form_for_onnx_acts_as_the_policy():
     operations = {str(node.target) for node in module.traced.graph.nodes if node.op == "call_function"}
     assert not any("cholesky" in name for name in operations)
     assert_same_actions(module, actor)
+
+
+def test_a_program_of_torch_export_takes_any_number_of_environments():
+    actor = make_actor(horizon=3, iterations=2)
+    num_envs = torch.export.Dim("num_envs")
+    with torch.no_grad():
+        graph = trace(PlannedAction(actor.obs_normalizer, actor.planner), OBS_DIM)
+        program = torch.export.export(graph, (observations(2),), dynamic_shapes=({0: num_envs},))
+    assert_same_actions(program.module(), actor)
 
 
 @settings(max_examples=30, deadline=None)

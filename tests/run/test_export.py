@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rsl_rl.models import MLPModel
 from tensordict import TensorDict
 
 from difftori_isaac.learners.config import PPOConfig
@@ -77,6 +78,22 @@ def test_an_export_that_acts_otherwise_is_refused(in_tmp_path: Path, make_checkp
     monkeypatch.setattr(torch.jit, "load", lambda path: lambda obs: torch.full((len(obs), 1), torch.nan))
     assert export(["run_dir=run", "policy=mlp"]) == 1
     assert "torchscript: more than 1% of 256 actions differ" in capsys.readouterr().err
+
+
+def test_an_export_that_torch_refuses_is_one_line(in_tmp_path: Path, make_checkpoint, capsys, monkeypatch):
+    save_run("mlp", make_checkpoint)
+    monkeypatch.setattr(MLPModel, "as_onnx", lambda policy, verbose: FixedBatch())
+    assert export(["run_dir=run", "policy=mlp", "format=torch_export"]) == 1
+    text = capsys.readouterr().err
+    assert "torch cannot export this policy with format=torch_export (Constraints violated (num_envs)!" in text
+    assert text.count("\n") == 1
+
+
+class FixedBatch(torch.nn.Module):
+    """For two observations only."""
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        return obs + torch.zeros(2, OBS_DIM)
 
 
 def test_bad_export_is_one_line(in_tmp_path: Path, make_checkpoint, capsys, monkeypatch):
