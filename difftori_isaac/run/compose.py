@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -117,6 +117,17 @@ def compose[C](
     for key in (key for key, value in values.items() if value == "???"):
         raise ConfigError(f"{key} is missing; give {key}=<value>: {leaf_keys(schema)[key]}")
     return validate(schema, values)
+
+
+def compose_before_checkpoint[C](schema: type[C], overrides: Overrides) -> C:
+    """What was asked for, without the values of sections whose form only the checkpoint tells.
+
+    Raises:
+        ConfigError: If a value is not allowed.
+    """
+    unknown = VARIANTS.keys() - overrides.groups.keys()
+    values = {key: value for key, value in overrides.values.items() if key.partition(".")[0] not in unknown}
+    return compose(schema, replace(overrides, values=values), {"task": "any"})
 
 
 def compose_values(

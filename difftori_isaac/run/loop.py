@@ -17,7 +17,7 @@ import yaml
 from difftori_isaac.run import build, distributed, locate
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.checkpoint import Checkpoint
-from difftori_isaac.run.compose import Overrides, compose
+from difftori_isaac.run.compose import Overrides, compose, compose_before_checkpoint
 from difftori_isaac.run.config import VARIANTS, TrainConfig, saved_variant, to_dict
 from difftori_isaac.run.curves import curves
 from difftori_isaac.run.distributed import World
@@ -68,7 +68,7 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
     """
     start, layers = None, []
     if overrides.get("resume") is not None:
-        asked = compose(TrainConfig, overrides, {"task": "any"})  # refuses bad values before anything is looked for
+        asked = compose_before_checkpoint(TrainConfig, overrides)  # refuses bad values before anything is looked for
         given = {section: to_dict(getattr(asked, section)) for section in VARIANTS if section in overrides.groups}
         start = _start(overrides, given)
         layers = [start.config]

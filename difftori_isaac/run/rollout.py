@@ -12,7 +12,7 @@ import torch
 from difftori_isaac.run import build, locate
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.checkpoint import Checkpoint
-from difftori_isaac.run.compose import Overrides, compose
+from difftori_isaac.run.compose import Overrides, compose, compose_before_checkpoint
 from difftori_isaac.run.config import VARIANTS, PlayConfig, RolloutConfig, shared_keys
 from difftori_isaac.run.errors import ConfigError
 
@@ -57,7 +57,7 @@ def configure[C: RolloutConfig](schema: type[C], overrides: Overrides) -> tuple[
     Raises:
         ConfigError: If a setting, or two together, cannot be; or if there is no such checkpoint.
     """
-    _refuse_bad_values(schema, overrides)
+    compose_before_checkpoint(schema, overrides)  # refuses bad values before anything is looked for
     policy = overrides.get("policy") or schema.policy
     if policy in WITHOUT_CHECKPOINT:
         for key in overrides.values:
@@ -87,12 +87,6 @@ def with_num_envs[C: RolloutConfig](config: C, num_episodes: int) -> C:
     """With one environment for each episode, at most the default of training, unless their number is given."""
     most = build.default_num_envs(config.task, config.device) or MAX_NUM_ENVS
     return replace(config, num_envs=config.num_envs or min(num_episodes, most))
-
-
-def _refuse_bad_values(schema: type[RolloutConfig], overrides: Overrides) -> None:
-    """Refuse bad values before anything is looked for, but for sections whose form the checkpoint tells."""
-    values = {key: value for key, value in overrides.values.items() if key.partition(".")[0] not in VARIANTS}
-    compose(schema, replace(overrides, values=values), {"task": "any"})
 
 
 def _resolved[C: RolloutConfig](config: C) -> C:

@@ -15,6 +15,7 @@ from difftori_isaac.run import locate
 from difftori_isaac.run.cli import Command
 from difftori_isaac.run.compose import compose, parse
 from difftori_isaac.run.config import RunConfig, TrainConfig, to_dict
+from difftori_isaac.run.loop import configure
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = (
@@ -125,6 +126,20 @@ def test_a_world_model_of_other_sizes_is_refused_at_a_resume(
     assert run("train", f"resume={path}", "world_model=tdmpc2") == 2
     text = one_line(capsys)
     assert "world_model=tdmpc2 has world_model.latent_dim 512" in text and "was trained with 50" in text
+
+
+def test_settings_at_a_resume_are_those_of_the_checkpoint_s_learner(
+    in_tmp_path: Path, make_checkpoint, capsys: pytest.CaptureFixture
+):
+    trained = ["task=Cartpole", "learner=model_based"]
+    saved = make_checkpoint(config=to_dict(compose(TrainConfig, parse(trained, TrainConfig))))
+    path = checkpoints.save(saved, Path("run"), keep=1, best=False)
+    given = [f"resume={path}", "learner.update_to_data=0.2", "world_model.pixel_shift=2"]
+    config, _ = configure(parse(given, TrainConfig))
+    assert (config.learner.update_to_data, config.world_model.pixel_shift) == (0.2, 2)
+    for learner in ((), ("learner=model_based",)):
+        assert run("train", f"resume={path}", "learner.gamma=0.9", *learner) == 2
+        assert "learner.gamma is no setting of this learner, 'model_based'" in one_line(capsys)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
