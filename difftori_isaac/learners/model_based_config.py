@@ -94,7 +94,7 @@ class ModelBasedConfig:
     action_scale: float = 1.0
     """What the environment is given for an action of 1."""
     buffer_capacity: int = 1_000_000
-    """Environment steps that the replay buffer holds."""
+    """Environment steps that the replay buffer holds; on a CPU, memory is taken as it fills."""
     buffer_device: Literal["learner", "cpu"] = "learner"
     """Where the replay buffer lies: on the learner's device, or in (pinned) host memory."""
     sampling: Literal["uniform", "prioritized"] = "uniform"

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from tensordict import TensorDict
 
 _OBS = "obs/"
 _CANDIDATES = 4
 _PRIORITY_MIN = 1e-6
+_COMFORTABLE_SHARE = 0.8
+"""Share of the available memory that an error suggests to fill."""
 
 
 class Replayed(NamedTuple):
@@ -51,14 +57,14 @@ class ReplayBuffer:
         priority_alpha: float = 0.0,
         priority_beta: float = 0.0,
     ) -> None:
-        """Allocate the rows.
+        """Allocate the rows, on the CPU without taking their memory before they are written.
 
         Args:
             obs: First observations of all environments, batch size (num_envs,).
             action_dim: Number of actions.
             capacity: Rows in total, at least four for each environment.
             device: Device of what is returned.
-            storage_device: Device of the rows; the same if not given. Host memory for a GPU is pinned.
+            storage_device: Device of the rows; the same if not given. Host memory for a GPU is pinned, taken at once.
             priority_alpha: Exponent of priorities; 0 is uniform sampling.
             priority_beta: Exponent of importance weights.
 
@@ -82,15 +88,15 @@ class ReplayBuffer:
         }
         num_bytes = capacity * sum(value.nbytes for value in first.values()) // self.num_envs
         if num_bytes > (total := _memory(self.storage_device)):
+            fitting = int(capacity * _COMFORTABLE_SHARE * _available_memory(self.storage_device) / num_bytes)
             raise ValueError(
                 f"learner.buffer_capacity is {capacity}, which takes {num_bytes / 2**30:.1f} GiB with these "
-                f"observations; allowed on {self.storage_device}: at most {capacity * total // num_bytes}"
+                f"observations; allowed on {self.storage_device}: at most {total / 2**30:.1f} GiB, and "
+                f"learner.buffer_capacity={fitting} leaves room for the rest"
             )
         pinned = self.storage_device.type == "cpu" and self.device.type == "cuda"
         self.rows = {
-            name: torch.zeros(
-                *shape, *value.shape[1:], dtype=value.dtype, device=self.storage_device, pin_memory=pinned
-            )
+            name: _zeros((*shape, *value.shape[1:]), value.dtype, self.storage_device, pinned=pinned)
             for name, value in first.items()
         }
         self.written = torch.zeros(self.num_envs, dtype=torch.int64, device=self.storage_device)
@@ -254,8 +260,22 @@ class ReplayBuffer:
         return row, env, weights / weights.amax()
 
 
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, *, pinned: bool) -> torch.Tensor:
+    """Zeros, on the CPU of memory that the system hands out as it is written, unless it is pinned."""
+    if pinned or device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device, pin_memory=pinned)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)
+
+
 def _memory(device: torch.device) -> int:
     """Memory of a device in total [byte]."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _available_memory(device: torch.device) -> int:
+    """Memory of the CPU that is not in use, or of a GPU in total [byte]."""
+    if device.type == "cuda":
+        return _memory(device)
+    return 1024 * int(re.findall(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[0])

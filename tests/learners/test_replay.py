@@ -2,6 +2,7 @@
 
 import time
 
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -114,8 +115,24 @@ def test_a_buffer_of_another_shape_is_refused():
 
 def test_a_buffer_larger_than_the_memory_is_refused():
     obs = TensorDict({"pixels": torch.zeros(4, 9, 84, 84, dtype=torch.uint8)}, [4])
-    with pytest.raises(ValueError, match=r"buffer_capacity is 1000000000, .* GiB .*; allowed on cpu: at most \d+$"):
+    with pytest.raises(
+        ValueError, match=r"is 1000000000, .*; allowed on cpu: at most .* GiB, and .*=\d+ leaves"
+    ) as error:
         ReplayBuffer(obs, 3, capacity=10**9, device="cpu")
+    suggested = int(str(error.value).rsplit("=", 1)[1].split()[0])
+    assert ReplayBuffer(obs, 3, capacity=suggested, device="cpu").num_bytes < psutil.virtual_memory().available
+
+
+def test_memory_is_taken_as_rows_are_written():
+    process, obs = psutil.Process(), TensorDict({"pixels": torch.full((4, 9, 84, 84), 7, dtype=torch.uint8)}, [4])
+    before = process.memory_info().rss
+    replay = ReplayBuffer(obs, 3, capacity=20_000, device="cpu", priority_alpha=0.6)
+    none = torch.zeros(4, dtype=torch.bool)
+    for _ in range(3):
+        replay.add(torch.zeros(4, 3), torch.zeros(4), obs, dones=none, truncated=none)
+    assert replay.sample(8, 8).obs["pixels"].unique().tolist() == [0, 7], "what was never written is 0"
+    replay.load_state_dict(replay.state_dict())
+    assert process.memory_info().rss - before < 0.1 * replay.num_bytes
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6])
