@@ -8,6 +8,7 @@ import random
 import zipfile
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -184,3 +185,6 @@ def discard_after(run_dir: Path, iteration: int) -> None:
     for path in numbered(run_dir):
         if int(path.stem.rsplit("_", 1)[-1]) > iteration:
             path.unlink()
+    with suppress(ConfigError):  # there is none, or none that can be read
+        if load(best := find(run_dir, "best")).iteration > iteration:
+            best.unlink()

@@ -235,6 +235,8 @@ class TrainingRun:
                 shutil.copy(self.forked_from / "metrics.csv", self.run_dir)
             metrics = MetricsFile(self.run_dir / "metrics.csv", keep_until=self.iteration)
             checkpoints.discard_after(self.run_dir, self.iteration)
+            if not (checkpoints.folder(self.run_dir) / checkpoints.BEST).is_file():
+                self.best_return = None
             write_atomic(self.run_dir / "config.yaml", yaml.safe_dump(to_dict(self.config), sort_keys=False))
             write_record(self.run_dir, iteration=self.iteration, processes=self.world.size, num_envs=self.num_envs)
         except OSError as error:

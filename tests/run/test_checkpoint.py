@@ -60,6 +60,14 @@ def test_later_checkpoints_and_half_written_files_are_discarded(tmp_path: Path, 
     assert names == ["checkpoint_0000001.pt", "checkpoint_0000002.pt"]
 
 
+@pytest.mark.parametrize("best", [2, 3])
+def test_a_later_best_checkpoint_is_discarded(best: int, tmp_path: Path, make_checkpoint):
+    for iteration in (1, 2, 3):
+        checkpoints.save(make_checkpoint(iteration), tmp_path, keep=9, best=iteration == best)
+    checkpoints.discard_after(tmp_path, 2)
+    assert (checkpoints.folder(tmp_path) / "best.pt").is_file() == (best == 2)
+
+
 def damaged(data: bytes, way: str) -> bytes:
     middle = len(data) // 2
     return {

@@ -1,10 +1,12 @@
 """The scripts on the DeepMind Control suite, which starts in no time."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.metrics import read_metrics
 from difftori_isaac.scripts.evaluate import main as evaluate
 from difftori_isaac.scripts.plot import main as plot
@@ -61,6 +63,21 @@ def test_a_plan_is_evaluated_beside_its_prior(in_tmp_path: Path, capsys: pytest.
     capsys.readouterr()
     assert evaluate([*asked, "learner.gamma=0.9"]) == 2
     assert "learner.gamma is no setting of this learner, 'model_based'" in capsys.readouterr().err
+
+
+def test_a_resume_from_before_the_best_checkpoint_looks_for_a_new_one(in_tmp_path: Path):
+    assert train([*SMALL, "run_dir=run", "max_iterations=1"]) == 0
+    run = Path("run")
+    first = checkpoints.load(checkpoints.find(run, "latest"))
+    for iteration in (1, 5):
+        later = replace(first, iteration=iteration, best_return=60.0)
+        checkpoints.save(later, run, keep=9, best=iteration == 5)
+    assert train(["resume=run/checkpoints/checkpoint_0000001.pt", "max_iterations=2"]) == 0
+    assert [path.name for path in sorted(checkpoints.folder(run).iterdir())] == [
+        "checkpoint_0000001.pt",
+        "checkpoint_0000002.pt",
+    ]
+    assert checkpoints.load(checkpoints.find(run, "latest")).best_return is None
 
 
 @pytest.mark.slow
