@@ -45,6 +45,9 @@ FITTING = {
 }
 """By the names of the learners."""
 
+TOTALS = ("learner.total_env_steps", "learner.total_updates")
+"""Settings that :func:`default_iterations` follows from."""
+
 
 def resolve_device(device: str) -> str:
     """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` means on this machine.

@@ -119,7 +119,7 @@ class TrainConfig(RunConfig):
 
     max_iterations: int | None = None
     """Iterations in total, also after a resume; null is the number in the task's rsl_rl settings, and those of
-    learner.total_env_steps with learner=model_based, of learner.total_updates with learner=imitation."""
+    learner.total_env_steps with learner=model_based, of learner.total_updates, the most, with learner=imitation."""
     resume: str | None = None
     """latest, best, a checkpoint file or a run directory to continue; null starts a new run."""
     distributed: bool = False

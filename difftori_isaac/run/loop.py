@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import yaml
 
+from difftori_isaac.learners.imitation_config import ImitationConfig
 from difftori_isaac.run import build, distributed, locate
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.checkpoint import Checkpoint
@@ -72,6 +73,8 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
         given = {section: to_dict(getattr(asked, section)) for section in VARIANTS if section in overrides.groups}
         start = _start(overrides, given)
         layers = [start.config]
+        if overrides.values.keys() & build.TOTALS:  # more of them are more iterations, unless these are given too
+            layers.append({"max_iterations": None})
     config = compose(TrainConfig, overrides, *layers)
     resolved: dict[str, Any] = {
         "task": build.resolve_task_name(config.task),
@@ -88,7 +91,16 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
         resolved["max_iterations"] = settings.get("max_iterations")
         if resolved["max_iterations"] is None:
             raise ConfigError(f"max_iterations is missing; give max_iterations=<n>, as task {config.task} sets none")
-    return build.fill_from_task(replace(config, **resolved), settings), start
+    config = build.fill_from_task(replace(config, **resolved), settings)
+    if isinstance(config.learner, ImitationConfig):
+        most, updates = build.default_iterations(config), config.learner.total_updates
+        if (iterations := config.max_iterations or most) > most:
+            raise ConfigError(
+                f"max_iterations is {iterations}, but the learning rate is 0 after {most}; allowed: at most {most}, or "
+                f"raise learner.total_updates={updates} as well"
+            )
+        config = replace(config, max_iterations=iterations)
+    return config, start
 
 
 def _start(overrides: Overrides, given: dict[str, dict[str, Any]]) -> Checkpoint:

@@ -36,7 +36,11 @@ def test_collect_train_resume_and_evaluate(in_tmp_path: Path, capsys: pytest.Cap
         assert actions.shape == (10, 1) and actions.std() > 0.1
     rest = ("device=cpu", "num_envs=3", "learner.total_updates=10", "run_dir=run")
     assert train([*learn, *LEARNER[1:], *rest]) == 0
-    assert train(["resume=run", "max_iterations=3"]) == 0
+    capsys.readouterr()
+    assert train(["resume=run", "max_iterations=3"]) == 2
+    message = "max_iterations is 3, but the learning rate is 0 after 2; allowed: at most 2, or raise learner.total_up"
+    assert message in capsys.readouterr().err
+    assert train(["resume=run", "learner.total_updates=15"]) == 0
     rows = read_metrics(Path("run/metrics.csv"))
     assert [(row["iteration"], row["num_updates"]) for row in rows] == [("1", "5"), ("2", "10"), ("3", "15")]
     assert float(rows[-1]["mean_return"]) > 0 and float(rows[-1]["validation_error"]) > 0
