@@ -87,7 +87,7 @@ def _undamaged(where: str) -> Iterator[None]:
 
 def _read(file: Any, path: Path, groups: Sequence[str], limit: int | None) -> list[Demonstration]:
     data = file.get("data")
-    found = [name for name in data if re.fullmatch(r"demo_\d+", name)] if isinstance(data, h5py.Group) else []
+    found = [name for name in data if re.fullmatch(r"demo_\d+", name)] if _is_group(data) else []
     names = sorted(found, key=_number)
     if not names:
         raise ValueError(f"demonstrations {path} has no data/demo_<number>; allowed: a file of robomimic's layout")
@@ -104,11 +104,11 @@ def _read(file: Any, path: Path, groups: Sequence[str], limit: int | None) -> li
 
 
 def _read_one(demo: Any, where: str, groups: Sequence[str]) -> Demonstration:
-    if not isinstance(demo, h5py.Group):
+    if not _is_group(demo):
         raise ValueError(f"{where} is an array; allowed: a group that has obs and actions")
     if missing := [name for name in ("obs", "actions") if name not in demo]:
         raise ValueError(f"{where} has no {missing[0]}; it has: {', '.join(demo)}")
-    arrays = demo["obs"] if isinstance(demo["obs"], h5py.Group) else {POLICY: demo["obs"]}
+    arrays = demo["obs"] if _is_group(demo["obs"]) else {POLICY: demo["obs"]}
     if missing := [name for name in groups if name not in arrays]:
         raise ValueError(f"{where} has no observation group {missing[0]}; it has: {', '.join(arrays)}")
     actions = _tensor(demo["actions"], f"{where}, actions")
@@ -118,6 +118,10 @@ def _read_one(demo: Any, where: str, groups: Sequence[str]) -> Demonstration:
     if len(set(lengths.values())) > 1 or len(actions) == 0:
         raise ValueError(f"{where} has different or no samples: {lengths}; allowed: as many of each, at least one")
     return Demonstration(obs, actions, rewards)
+
+
+def _is_group(node: Any) -> bool:
+    return isinstance(node, h5py.Group)
 
 
 def _tensor(dataset: Any, what: str) -> torch.Tensor:

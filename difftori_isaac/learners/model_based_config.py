@@ -109,7 +109,7 @@ class ModelBasedConfig:
     demo_share: float = 0.5
     """Share of them in a batch (RLPD, arXiv 2302.02948)."""
     demo_coef: float = 10.0
-    """Weight of ``‖pi(z) − a‖²`` in demonstrations, where critics prefer the demonstrated action (arXiv 1709.10089)."""
+    """Weight of ``‖pi(z) − a‖²``, which teaches the prior demonstrated actions."""
     save_replay: bool = False
     """Whether checkpoints hold the replay buffer; without it a resumed run collects ``seed_steps`` with its policy."""
     max_nonfinite_share: float = 0.1

@@ -126,9 +126,7 @@ def prior_loss(
 
 
 def demo_loss(model: TdWorldModel, zs: torch.Tensor, actions: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """``‖pi(z) − a‖²`` where a demonstrated action ``a`` is worth more than the prior's (arXiv 1709.10089).
-
-    For the prior's parameters alone.
+    """``‖pi(z) − a‖²`` at demonstrated actions ``a``, for the prior's parameters alone.
 
     Args:
         model: The model.
@@ -136,10 +134,7 @@ def demo_loss(model: TdWorldModel, zs: torch.Tensor, actions: torch.Tensor, weig
         actions: Demonstrated actions, shape (length, batch, action_dim).
         weights: Weights of the steps, shape (length, batch).
     """
-    own = model.pi(zs)
-    with torch.no_grad():
-        shown_value, own_value = (model.q(zs, a)[:2].amin(dim=0) for a in (actions, own))
-    return (weights * (shown_value > own_value) * (own - actions).square().mean(dim=-1)).sum()
+    return (weights * (model.pi(zs) - actions).square().mean(dim=-1)).sum()
 
 
 def plan_loss(policy: PlanPolicy, batch: Replayed, num_plans: int) -> torch.Tensor:

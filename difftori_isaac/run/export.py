@@ -77,8 +77,12 @@ def load_policy(config: ExportConfig, origin: rollout.Origin) -> MLPModel:
     """
     from difftori_isaac.learners.ppo import build_actor
 
-    learner, world_model = config.learner, config.world_model
-    if not (isinstance(learner, PPOConfig) and isinstance(world_model, WorldModelConfig)):
+    learner, world_model, policy = config.learner, config.world_model, config.policy
+    if (
+        not isinstance(learner, PPOConfig)
+        or not isinstance(world_model, WorldModelConfig)
+        or policy not in ("trajopt", "mlp")
+    ):
         raise ConfigError(f"{origin.path} was trained with learner={learner.name}; allowed: a policy of learner=ppo")
     state = origin.checkpoint.learner["actor_state_dict"]
     if any(name.startswith("encoders.") for name in state):
@@ -92,7 +96,7 @@ def load_policy(config: ExportConfig, origin: rollout.Origin) -> MLPModel:
             obs,
             {"actor": ["policy"]},
             len(state["distribution.std_param"]),
-            policy=config.policy,
+            policy=policy,
             trajopt=config.trajopt,
             world_model=world_model,
             learner=learner,
