@@ -39,7 +39,7 @@ class TdWorldModelConfig:
     raw_critic_layer_norm: bool | None = None
     """Whether these have layer normalisations; if not given, as ``layer_norm``."""
     num_q: int = 2
-    """Critics Q(z, a); the plan takes the smaller of the first two."""
+    """Critics Q(z, a): plans and prior follow the first two, targets of ``learner.bootstrap=latent`` any two."""
     reward_head: HeadName = "residual"
     """How the reward is predicted: a number, a distribution over ``num_bins``, or ``r_max − ½‖φ‖²``."""
     value_head: HeadName = "residual"
