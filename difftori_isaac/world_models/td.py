@@ -36,7 +36,7 @@ class PriorSample(NamedTuple):
 class TdWorldModel(nn.Module):
     """The world model of the TD-MPC family (arXiv 2203.04955, 2310.16828), as the planner needs it.
 
-    Always a ``ReturnModel``, whose terminal value is the smaller of two critics at the prior's action. With
+    Always a ``ReturnModel``, whose terminal value is the mean of two critics at the prior's action. With
     ``residual`` heads also a ``StructuredModel`` whose squared residuals are exactly that return, up to a constant.
     The planner sees rewards and values in units of ``value_unit``.
     """
@@ -174,10 +174,10 @@ class TdWorldModel(nn.Module):
         return self.reward_head.value(self.reward_head(torch.cat((z, a), dim=-1))) / self.value_unit
 
     def terminal_value(self, z: torch.Tensor) -> torch.Tensor:
-        """The smaller of the first two critics at the prior's action, in units of ``value_unit``, shape (num_envs,)."""
+        """Mean of the first two critics at the prior's action, in units of ``value_unit``, shape (num_envs,)."""
         x = torch.cat((z, self.pi(z)), dim=-1)
-        first, second = (head.value(head(x)) for head in self.heads()[:2])
-        return torch.minimum(first, second) / self.value_unit
+        first, second = (head.value(head(x)) for head in self.twins)
+        return 0.5 * (first + second) / self.value_unit
 
     def prior_plan(self, z0: torch.Tensor, horizon: int) -> torch.Tensor:
         """The prior rolled out through the dynamics, shape (num_envs, horizon, action_dim)."""
@@ -193,9 +193,13 @@ class TdWorldModel(nn.Module):
         return self.value_unit.rsqrt() * self.reward_head(torch.cat((z, a), dim=-1))
 
     def terminal_residual(self, z: torch.Tensor) -> torch.Tensor:
-        """Residual ψ of the smaller critic and of its maximum's lag, shape (num_envs, num_residuals + 1)."""
+        """Residual ψ of the mean of the first two critics, shape (num_envs, 2 num_residuals).
+
+        Half its square is that mean but for a constant. Of the smaller one, the cost would have a kink where both are
+        equal, at which minima lie and no plan converges.
+        """
         x = torch.cat((z, self.pi(z)), dim=-1)
-        return self._smaller(*(head(x) for head in self.heads()[:2]))[0]
+        return self._terminal_scale * torch.cat([head(x) for head in self.twins], dim=-1)
 
     def next_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
         """Derivatives of :meth:`next`."""
@@ -227,21 +231,20 @@ class TdWorldModel(nn.Module):
         action = prior.value[..., : self.action_dim].tanh()
         slope = 1.0 - action.square()
         x = torch.cat((z, action), dim=-1)
-        first, second = (_linearize(head.net, x) for head in self.heads()[:2])
-        value, scale, chosen = self._smaller(first.value, second.value)
-        num_unused = prior.value.shape[-1] - self.action_dim
+        first, second = (_linearize(head.net, x) for head in self.twins)
+        scale, num_unused = self._terminal_scale, prior.value.shape[-1] - self.action_dim
 
         def push(z_rows: torch.Tensor) -> torch.Tensor:
-            rows = torch.cat((z_rows, slope * prior.push(z_rows)[..., : self.action_dim]), dim=-1)
-            rows = scale * torch.where(chosen, first.push(rows), second.push(rows))
-            return nn.functional.pad(rows, (0, 1))
+            rows = scale * torch.cat((z_rows, slope * prior.push(z_rows)[..., : self.action_dim]), dim=-1)
+            return torch.cat((first.push(rows), second.push(rows)), dim=-1)
 
         def pull(rows: torch.Tensor) -> tuple[torch.Tensor]:
-            rows = scale * rows[..., :-1]
-            (of_first,), (of_second,) = first.pull(rows * chosen), second.pull(rows * ~chosen)
-            z_rows, a_rows = (of_first + of_second).split((z.shape[-1], self.action_dim), dim=-1)
+            of_first, of_second = (scale * rows).chunk(2, dim=-1)
+            x_rows = first.pull(of_first)[0] + second.pull(of_second)[0]
+            z_rows, a_rows = x_rows.split((z.shape[-1], self.action_dim), dim=-1)
             return (z_rows + prior.pull(nn.functional.pad(slope * a_rows, (0, num_unused)))[0],)
 
+        value = scale * torch.cat((first.value, second.value), dim=-1)
         return Derivatives(value, push, pull)
 
     def second_order_weights(self) -> tuple[torch.Tensor, ...] | None:
@@ -261,31 +264,27 @@ class TdWorldModel(nn.Module):
         """See :class:`~difftori_isaac.trajopt.problem.SecondOrderModel`."""
         dynamics, reward, prior, *critics = networks = SecondOrderMLP.of_all(self._planned, weights)
         phi = SecondOrderReward(reward, self.value_unit.rsqrt())
-        psi = SecondOrderValue(prior, (critics[0], critics[1]), self.action_dim, self._smaller)
+        psi = SecondOrderValue(prior, (critics[0], critics[1]), self.action_dim, self._terminal_scale)
         z0_grad = pull_gradient(dynamics, phi, psi, z0, actions, direction, discount)
         return z0_grad, *(grad for network in networks for grad in network.grads)
 
     @property
     def _planned(self) -> list[nn.Sequential]:
-        return [self.dynamics, self.reward_head.net, self.prior, *(head.net for head in self.heads()[:2])]
+        return [self.dynamics, self.reward_head.net, self.prior, *(head.net for head in self.twins)]
 
     def heads(self, *, target: bool = False) -> list[Head]:
         """The critics, or their slow copies."""
         return cast("list[Head]", list(self.target_critics if target else self.critics))
 
-    def _smaller(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Residual of the critic with the smaller value, its scale, and where it is the first, (num_envs, 1).
+    @property
+    def twins(self) -> list[Head]:
+        """The two critics that plans and prior follow."""
+        return self.heads()[:2]
 
-        A last component makes up for the critics' different maxima, so that half the square is, up to one constant
-        for all, the smaller value.
-        """
-        one, two = self.heads()[:2]
-        assert one.maximum is not None and two.maximum is not None
-        scale = (one.unit / self.value_unit).sqrt()
-        chosen = (one.normalized(first) <= two.normalized(second))[..., None]
-        maximum = torch.where(chosen, one.maximum, two.maximum).detach()
-        lag = (2.0 * (torch.maximum(one.maximum, two.maximum).detach() - maximum)).sqrt()
-        return scale * torch.cat((torch.where(chosen, first, second), lag), dim=-1), scale, chosen
+    @property
+    def _terminal_scale(self) -> torch.Tensor:
+        """What the twins' outputs are multiplied with in ψ, a scalar."""
+        return (0.5 * self.twins[0].unit / self.value_unit).sqrt()
 
 
 def _linearize(net: nn.Sequential, x: torch.Tensor) -> Derivatives:

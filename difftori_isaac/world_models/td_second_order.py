@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch.nn import functional as F
 
@@ -27,20 +25,17 @@ class SecondOrderReward:
 
 
 class SecondOrderValue:
-    """Residual of the smaller critic at the prior's action, of one batch of states; a ``SecondOrder`` too."""
+    """Residual of two critics at the prior's action, of one batch of states; a ``SecondOrder`` too."""
 
     def __init__(
         self,
         prior: SecondOrderMLP,
         critics: tuple[SecondOrderMLP, SecondOrderMLP],
         action_dim: int,
-        smaller: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+        scale: torch.Tensor,
     ) -> None:
-        """Take the networks, and what makes of both critics' outputs the residual, its scale and where the first is it.
-
-        The residual is the scale times the output of that critic, and a last component that is constant.
-        """
-        self._prior, self._critics, self._action_dim, self._smaller = prior, critics, action_dim, smaller
+        """Take the networks, and the scalar that the critics' outputs are multiplied with."""
+        self._prior, self._critics, self._action_dim, self._scale = prior, critics, action_dim, scale
 
     def push(self, rows: torch.Tensor) -> torch.Tensor:
         """See ``SecondOrder``."""
@@ -50,16 +45,13 @@ class SecondOrderValue:
         self._action = before.tanh()
         self._slope = 1.0 - self._action.square()
         x = torch.cat((rows, torch.stack((self._action, self._slope * self._tangent))), dim=-1)
-        (first, first_tangent), (second, second_tangent) = (critic.push(x) for critic in self._critics)
-        value, self._scale, self._chosen = self._smaller(first, second)
-        tangent = self._scale * torch.where(self._chosen, first_tangent, second_tangent)
-        return torch.stack((value, F.pad(tangent, (0, 1))))
+        return self._scale * torch.cat([critic.push(x) for critic in self._critics], dim=-1)
 
     def pull(self, rows: torch.Tensor) -> torch.Tensor:
         """See ``SecondOrder``."""
-        rows = self._scale * rows[..., :-1]
         first, second = self._critics
-        x_rows = first.pull(rows * self._chosen) + second.pull(rows * ~self._chosen)
+        of_first, of_second = (self._scale * rows).chunk(2, dim=-1)
+        x_rows = first.pull(of_first) + second.pull(of_second)
         z_rows, (value_row, tangent_row) = x_rows.tensor_split((-self._action_dim,), dim=-1)
         tangent_row = self._slope * tangent_row
         bend = -2.0 * self._action * self._tangent
