@@ -83,3 +83,22 @@ def test_demonstrations_of_another_robot_are_refused(tmp_path: Path):
     _, algorithm = build(**CHEAP, dataset=str(path))
     with pytest.raises(ValueError, match=r"have actions of shape \(3,\); allowed here: \(1,\)"):
         algorithm.train_mode()
+
+
+@pytest.mark.parametrize("demo_coef, learned", [(100.0, True), (0.0, False)])
+def test_the_prior_learns_demonstrated_actions(tmp_path: Path, demo_coef: float, learned: bool):
+    path = tmp_path / "demos.hdf5"
+    with writing(path, {}) as writer:
+        for demo in demonstrations():
+            writer.add(demo)
+    settings = CHEAP | {"demo_coef": demo_coef, "action_scale": 5.0}
+    env, algorithm = build(**settings, dataset=str(path))
+    algorithm.train_mode()
+    collect(env, algorithm, env.get_observations(), 16)
+    model, obs = algorithm.world_model, torch.cat([demo.obs["policy"] for demo in demonstrations()])
+    wanted = torch.cat([demo.actions for demo in demonstrations()]) / 5.0
+    for _ in range(100):
+        algorithm._update_once()
+    with torch.no_grad():
+        error = (model.pi(model.encode(obs)) - wanted).square().mean().item()
+    assert (error < 0.02) == learned, error
