@@ -30,9 +30,15 @@ def write_record(run_dir: Path, *, iteration: int, processes: int, num_envs: int
         iteration: Iterations done before this start.
         processes: Number of processes that train.
         num_envs: Environments of all of them together.
+
+    Raises:
+        RunError: If run.json is damaged.
     """
     path = run_dir / "run.json"
-    starts = json.loads(path.read_text())["starts"] if path.exists() else []
+    try:
+        starts = json.loads(path.read_text())["starts"] if path.exists() else []
+    except ValueError as error:
+        raise RunError(f"{path} is no JSON ({error}); allowed: the file as it was written, or none") from None
     git, diff = _git(Path(difftori_isaac.__file__).parent)
     if diff:
         git["diff"] = f"git_{len(starts)}.patch"

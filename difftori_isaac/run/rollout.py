@@ -104,7 +104,10 @@ def make_policy(config: RolloutConfig, env: VecEnv, origin: Origin | None) -> Po
         if config.policy == "expert":
             expert = env.expert
             if expert is None:
-                raise ConfigError(f"policy is expert, but {config.task} has none; allowed: Lift and tasks of MetaWorld")
+                raise ConfigError(
+                    f"policy is expert, but {config.task} has none; allowed: Lift, LiftPointCloud, tasks of MetaWorld "
+                    "and those with a difftori_expert_entry_point"
+                )
             return expert
         if config.policy == "zero":
             return lambda obs: torch.zeros(shape, device=config.device)

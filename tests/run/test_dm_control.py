@@ -25,8 +25,14 @@ SMALL = (
 )
 
 
-def test_train_resume_and_evaluate(in_tmp_path: Path):
+def test_train_resume_and_evaluate(in_tmp_path: Path, capsys: pytest.CaptureFixture):
     assert train([*SMALL, "run_dir=run", "max_iterations=2"]) == 0
+    record = Path("run/run.json")
+    whole = record.read_text()
+    record.write_text(whole[:-9])
+    assert train(["resume=run", "max_iterations=3"]) == 1
+    assert "run/run.json is no JSON" in capsys.readouterr().err
+    record.write_text(whole)
     assert train(["resume=run", "max_iterations=3"]) == 0
     rows = read_metrics(Path("run/metrics.csv"))
     assert [row["iteration"] for row in rows] == ["1", "2", "3"]
