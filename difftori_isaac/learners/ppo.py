@@ -12,12 +12,12 @@ from rsl_rl.models import MLPModel
 from rsl_rl.storage import RolloutStorage
 from rsl_rl.utils import resolve_obs_groups
 from tensordict import TensorDict
-from torch import nn
 
 from difftori_isaac.learners import averaging
 from difftori_isaac.learners.config import ALGORITHM_SETTINGS, ModelLossConfig, PPOConfig
-from difftori_isaac.learners.losses import model_losses, sample_sequences
+from difftori_isaac.learners.losses import sample_sequences
 from difftori_isaac.learners.model_fit import model_fit
+from difftori_isaac.learners.model_step import ModelStep
 from difftori_isaac.policies.feature_model import FeatureModel
 from difftori_isaac.policies.planner import TrajOptPlanner
 from difftori_isaac.policies.trajopt_actor import TrajOptActor
@@ -90,8 +90,7 @@ class TrajOptPPO(PPO):
         )
         self.plan_lr_scale = plan_lr_scale
         self.model_loss_config = model_losses
-        self._model_parameters = [*model.parameters(), *self._trajopt_actor.encoders.parameters()]
-        self.model_optimizer = torch.optim.Adam(self._model_parameters, lr=model_losses.learning_rate, fused=True)
+        self.model_step = ModelStep(self._trajopt_actor, model_losses, max_grad_norm=self.max_grad_norm)
         self._last_obs: TensorDict | None = None
         self._rewards = torch.zeros(self.storage.rewards.shape[:2], device=self.device)
         self._rewarded = torch.zeros_like(self._rewards, dtype=torch.bool)
@@ -133,23 +132,15 @@ class TrajOptPPO(PPO):
 
     def save(self) -> dict[str, Any]:
         """See rsl_rl; adds the model's optimizer."""
-        return super().save() | {"model_optimizer_state_dict": self.model_optimizer.state_dict()}
+        return super().save() | {"model_optimizer_state_dict": self.model_step.optimizer.state_dict()}
 
     def load(self, loaded_dict: dict[str, Any], load_cfg: dict[str, Any] | None, strict: bool) -> bool:
         """See rsl_rl; restores the model's optimizer with PPO's, at the learning rates of this configuration."""
         load_iteration = super().load(loaded_dict, load_cfg, strict)
         if load_cfg is None or load_cfg.get("optimizer"):
-            self.model_optimizer.load_state_dict(loaded_dict["model_optimizer_state_dict"])
-            self.model_optimizer.param_groups[0]["lr"] = self.model_loss_config.learning_rate
+            self.model_step.load_state_dict(loaded_dict["model_optimizer_state_dict"])
             self.optimizer.param_groups[1]["lr_scale"] = self.plan_lr_scale
         return load_iteration
-
-    def _prior_loss(self, obs: TensorDict) -> torch.Tensor:
-        """Squared distance of prior actions from first planned actions; trains the prior alone."""
-        with torch.no_grad():
-            latent = self._trajopt_actor.get_latent(obs)
-            planned, z0 = self.planner.plan(latent).action, self.world_model.encode(latent)
-        return nn.functional.mse_loss(self.world_model.pi(z0), planned)
 
     def _gradient_norms(self) -> dict[str, float]:
         """Norm of the last surrogate gradient in each part of the model that it reached."""
@@ -171,20 +162,14 @@ class TrajOptPPO(PPO):
             parts = [part.select(*groups) for part in (st.observations, self._last_obs.unsqueeze(0))]
             obs = cast("TensorDict", torch.cat(parts))  # pyright: ignore[reportArgumentType, reportCallIssue]
             steps = (st.actions, self._rewards, st.returns.squeeze(-1), st.dones.squeeze(-1))
-            fit = model_fit(model, torch.stack([actor.encode(step) for step in obs]), *steps)
+            latents = torch.stack([actor.encode(step) for step in obs])
+            fit = model_fit(model, latents, *steps)
+        states = self.model_step.states(obs, latents)
+        sizes = {"length": config.horizon, "batch_size": config.batch_size}
         sums: dict[str, torch.Tensor] = {}
         for _ in range(config.num_updates):
-            batch = sample_sequences(obs, *steps, self._rewarded, length=config.horizon, batch_size=config.batch_size)
-            losses = model_losses(model, actor.encode, batch, config)
-            if config.prior_coef > 0:
-                losses["prior"] = self._prior_loss(batch.obs[:, 0])
-            total = torch.stack([getattr(config, f"{name}_coef") * loss for name, loss in losses.items()]).sum()
-            self.model_optimizer.zero_grad()
-            total.backward()
-            averaging.average_gradients(self._model_parameters)
-            nn.utils.clip_grad_norm_(self._model_parameters, self.max_grad_norm)
-            self.model_optimizer.step()
-            sums = {name: sums.get(name, 0.0) + loss.detach() for name, loss in losses.items()}
+            losses = self.model_step(sample_sequences(states, *steps, self._rewarded, **sizes))
+            sums = {name: sums.get(name, 0.0) + loss for name, loss in losses.items()}
         return fit | {f"model_{name}": (value / config.num_updates).item() for name, value in sums.items()}
 
 

@@ -34,7 +34,10 @@ class TrajOptPlanner(nn.Module):
 
     def plan(self, obs: torch.Tensor) -> TrajOptSolution:
         """Plans for flat observations, shape (num_envs, obs_dim)."""
-        z0 = self.world_model.encode(obs)
+        return self.plan_from(self.world_model.encode(obs))
+
+    def plan_from(self, z0: torch.Tensor) -> TrajOptSolution:
+        """Plans for latent states, shape (num_envs, latent_dim)."""
         return self.layer(self.world_model, z0, self.world_model.prior_plan(z0, self.layer.config.horizon))
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
