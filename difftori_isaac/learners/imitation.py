@@ -55,6 +55,7 @@ class Imitation:
             "divergence": config.divergence_coef,
         }
         self._means = Means()
+        self._has_units = False
         self._training: ChunkDataset | None = None
         self._validation: ChunkDataset | None = None
 
@@ -112,8 +113,21 @@ class Imitation:
         self.policy.load_state_dict(loaded_dict["policy_state_dict"], strict=strict)
         if load_cfg is None or load_cfg.get("optimizer"):
             self.optimizer.load_state_dict(loaded_dict["optimizer_state_dict"])
-        self.num_updates = loaded_dict["num_updates"]
+        self.num_updates, self._has_units = loaded_dict["num_updates"], True
         return True
+
+    def start_from(self, policy_state: Mapping[str, torch.Tensor]) -> None:
+        """Let the prior plan be the chunk of a trained policy, of which this is ``policy_state_dict``.
+
+        Raises:
+            RuntimeError: If its networks have other shapes.
+        """
+        head = "head."
+        state = {
+            name.replace(head, "base.", 1) if name.startswith(head) else name: v for name, v in policy_state.items()
+        }
+        self.policy.load_state_dict(self.policy.state_dict() | state)
+        self._has_units = True
 
     def _load_demonstrations(self) -> None:
         config, policy = self.config, self.policy
@@ -123,7 +137,7 @@ class Imitation:
         parts = demos[: len(demos) - held_back], demos[len(demos) - held_back :]
         training, *validation = (ChunkDataset(part, policy.horizon, self.device) for part in parts if part)
         self._training, self._validation = training, validation[0] if validation else None
-        if self.num_updates == 0:
+        if not self._has_units:
             policy.set_units(training.obs, training.actions)
 
     def _update_once(self, dataset: ChunkDataset) -> None:

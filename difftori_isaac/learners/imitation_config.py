@@ -39,6 +39,9 @@ class ImitationConfig:
     """Gradients are clipped to this norm."""
     base_coef: float = 1.0
     """Weight of the loss of the prior plan of ``policy=trajopt``."""
+    base_checkpoint: str | None = None
+    """Checkpoint, or run directory, of a ``policy=mlp`` or ``diffusion`` whose chunk the prior plan of
+    ``policy=trajopt`` starts as, with its encoders and units; null learns it anew."""
     denoising_coef: float = 1.0
     """Weight of the error of the residuals of ``policy=trajopt`` at noisy chunks."""
     divergence_coef: float = 0.03

@@ -17,6 +17,7 @@ import yaml
 from difftori_isaac.learners.imitation_config import ImitationConfig
 from difftori_isaac.run import build, distributed, locate
 from difftori_isaac.run import checkpoint as checkpoints
+from difftori_isaac.run.base import read_base, start_from_base
 from difftori_isaac.run.checkpoint import Checkpoint
 from difftori_isaac.run.compose import Overrides, compose, compose_before_checkpoint
 from difftori_isaac.run.config import VARIANTS, TrainConfig, saved_variant, to_dict
@@ -100,6 +101,8 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
                 f"raise learner.total_updates={updates} as well"
             )
         config = replace(config, max_iterations=iterations)
+    if start is None:
+        read_base(config)  # refuses what cannot be before an environment is built
     return config, start
 
 
@@ -163,6 +166,8 @@ class TrainingRun:
         self.saved: int | None = None
         if start is not None:
             self._restore(start)
+        else:
+            start_from_base(self.alg, config)
         if world.launched:
             cast("PPO", self.alg).broadcast_parameters()
         self.first = self.iteration

@@ -127,6 +127,26 @@ def test_plans_begin_at_a_head_that_is_trained_by_its_own_loss_alone(demos, base
     assert torch.equal(head.chunk(features), head.chunk(features)) == (base == "regression")  # or noise is drawn
 
 
+@pytest.mark.parametrize(("policy", "base"), [("mlp", "regression"), ("diffusion", "diffusion")])
+def test_plans_begin_at_a_policy_that_has_been_trained(demos, policy, base):
+    """In its units, which demonstrations of their own do not change."""
+    trained = build(demos, policy)
+    train(trained, 2)
+    near = {"trajopt": {"prior_weight": 1e3}, "world_model": {"base": base}, "base_coef": 0.0}
+    algorithm = build(demos, seed=1, num_demos=20, **near)
+    algorithm.start_from(trained.save()["policy_state_dict"])
+    train(algorithm, 1)
+    obs, actions = make_env().get_observations(), []
+    for learner in (trained, algorithm):
+        torch.manual_seed(0)
+        actions.append(learner.policy(obs).detach())
+    torch.testing.assert_close(*actions, rtol=0, atol=1e-2)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        build(demos, **near | {"world_model": {"base": base, "hidden_dims": (16,)}}).start_from(
+            trained.policy.state_dict()
+        )
+
+
 def test_a_latent_variable_tells_ways_apart(tmp_path):
     """In the same state, half of the demonstrations go left and half right: without it, plans go neither way."""
     sides = iter(torch.tensor([-1.0, 1.0]).repeat(10))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from ctypes.util import find_library
 from pathlib import Path
 
 import h5py
 import pytest
+import torch
 
+from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.metrics import read_metrics
 from difftori_isaac.scripts.collect_demos import main as collect_demos
 from difftori_isaac.scripts.evaluate import main as evaluate
@@ -62,6 +65,38 @@ def test_baselines_train_and_are_evaluated(in_tmp_path: Path, policy: str):
     assert train([*CART, *LEARNER, *chosen]) == 0
     assert evaluate(["run_dir=run", f"policy={policy}", "num_episodes=2", "device=cpu"]) == 0
     assert json.loads(Path("run/eval.json").read_text())["policy"] == policy
+
+
+def test_plans_start_from_a_trained_policy(in_tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert collect("num_demos=2", "output=demos.hdf5") == 0
+    common = [*CART, *LEARNER, "num_envs=2", "learner.dataset=demos.hdf5", "max_iterations=1"]
+    assert train([*common, "policy=diffusion", "run_dir=first"]) == 0
+    plan = [*common, "learner.base_checkpoint=first", "run_dir=run"]
+    refused = {
+        "world_model.base is 'regression', but first/checkpoints/checkpoint_0000001.pt is of policy=diffusion; "
+        "allowed: world_model.base=diffusion": [],
+        "allowed with learner.base_checkpoint: policy=trajopt": ["policy=mlp"],
+        "which does not fit (": ["world_model.base=diffusion", "world_model.hidden_dims=[32]"],
+        "checkpoint nowhere.pt does not exist": ["learner.base_checkpoint=nowhere.pt"],
+    }
+    for message, asked in refused.items():
+        capsys.readouterr()
+        assert train([*plan, *asked]) == 2
+        assert message in capsys.readouterr().err
+    assert train([*plan, "world_model.base=diffusion", "learner.base_coef=0"]) == 0
+    states = [
+        checkpoints.load(checkpoints.find(Path(run), "latest")).learner["policy_state_dict"] for run in ("first", "run")
+    ]
+    head = {name.removeprefix("head."): value for name, value in states[0].items() if name.startswith("head.")}
+    assert head and all(torch.equal(states[1][f"base.{name}"], value) for name, value in head.items())
+    shutil.rmtree("first")
+    assert train(["resume=run", "max_iterations=2"]) == 0
+    capsys.readouterr()
+    assert train([*common, "world_model.base=regression", "learner.base_checkpoint=run", "run_dir=other"]) == 2
+    assert (
+        "of learner=imitation policy=trajopt; allowed: of learner=imitation policy=mlp or diffusion"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.skipif(find_library("EGL") is None, reason="pictures need EGL")

@@ -1,0 +1,70 @@
+"""A trained policy that the plans of ``policy=trajopt`` start from, with ``learner=imitation``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from difftori_isaac.learners.imitation_config import ImitationConfig
+from difftori_isaac.run import checkpoint as checkpoints
+from difftori_isaac.run import locate
+from difftori_isaac.run.config import RunConfig, saved_variant
+from difftori_isaac.run.errors import ConfigError
+
+if TYPE_CHECKING:
+    from difftori_isaac.learners.imitation import Imitation
+    from difftori_isaac.learners.learner import Learner
+
+BASES = {"regression": "mlp", "diffusion": "diffusion"}
+"""Values of ``world_model.base``, and of the ``policy`` that has such chunks."""
+
+
+def read_base(config: RunConfig) -> dict[str, Any] | None:
+    """State of the policy that ``learner.base_checkpoint`` names, if it names one.
+
+    Raises:
+        ConfigError: If there is no such checkpoint, or plans of this configuration cannot start from it.
+    """
+    learner = config.learner
+    if not isinstance(learner, ImitationConfig) or learner.base_checkpoint is None:
+        return None
+    if config.policy != "trajopt":
+        raise ConfigError(f"policy is {config.policy!r}; allowed with learner.base_checkpoint: policy=trajopt")
+    base = getattr(config.world_model, "base", None)
+    path = locate.find_checkpoint(
+        learner.base_checkpoint,
+        run_dir=None,
+        task=config.task,
+        policy=BASES.get(base or "", ""),
+        key="learner.base_checkpoint",
+    )
+    saved = checkpoints.load(path)
+    policy, learned_by = saved.config["policy"], saved_variant(saved.config, "learner")
+    if learned_by != "imitation" or policy not in BASES.values():
+        raise ConfigError(
+            f"learner.base_checkpoint is {path}, of learner={learned_by} policy={policy}; "
+            f"allowed: of learner=imitation policy={' or '.join(BASES.values())}"
+        )
+    if policy != BASES.get(base or ""):
+        fitting = next(name for name, of in BASES.items() if of == policy)
+        raise ConfigError(
+            f"world_model.base is {base!r}, but {path} is of policy={policy}; allowed: world_model.base={fitting}"
+        )
+    return saved.learner["policy_state_dict"]
+
+
+def start_from_base(alg: Learner, config: RunConfig) -> None:
+    """Lets plans start from the policy that ``learner.base_checkpoint`` names, if it names one.
+
+    Raises:
+        ConfigError: See :func:`read_base`; or if its networks have other shapes.
+    """
+    if (state := read_base(config)) is None:
+        return
+    try:
+        cast("Imitation", alg).start_from(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"learner.base_checkpoint is {cast('ImitationConfig', config.learner).base_checkpoint}, which does not fit "
+            f"({reason}); allowed: the observations, trajopt.horizon and world_model settings that it was trained with"
+        ) from None
