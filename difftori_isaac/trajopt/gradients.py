@@ -64,11 +64,10 @@ def _mask(hessian: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
 
 def _gradient_graph(problem: TrajOptProblem, actions: torch.Tensor) -> torch.Tensor:
     """A tensor that passes gradients on as the cost gradient at ``actions`` does; its value is not that gradient."""
-    model, weights = problem.model, None
+    model = problem.model
     with torch.enable_grad():
         if isinstance(model, SecondOrderModel) and not isinstance(problem, ReturnProblem):
             weights = model.second_order_weights()
-        if weights is not None:
             residual_gradient = _PullGradient.apply(model, problem.discount, actions, problem.z0, *weights)
             return residual_gradient + problem.action_gradient(actions)
         variables = actions.clone().requires_grad_()

@@ -64,8 +64,8 @@ class StructuredModel(Protocol):
 class SecondOrderModel(Protocol):
     """A :class:`TrajOptModel` that differentiates the cost gradient of its residuals better than autograd does."""
 
-    def second_order_weights(self) -> tuple[torch.Tensor, ...] | None:
-        """All parameters that its residuals depend on; ``None`` if, as it is set up, autograd has to do it."""
+    def second_order_weights(self) -> tuple[torch.Tensor, ...]:
+        """All parameters that its residuals depend on."""
         ...
 
     def pull_gradient(

@@ -8,8 +8,8 @@ from torch import nn
 from difftori_isaac.trajopt.problem import Derivatives
 from difftori_isaac.world_models.activations import activation_layer
 from difftori_isaac.world_models.config import WorldModelConfig
-from difftori_isaac.world_models.mlp import LinearizedMLP, mlp
-from difftori_isaac.world_models.second_order import SecondOrderMLP, pull_gradient
+from difftori_isaac.world_models.mlp import LinearizedMLP, mlp, step_derivatives
+from difftori_isaac.world_models.second_order import SecondOrderMLP, SecondOrderResidual, pull_gradient
 
 
 class LatentWorldModel(nn.Module):
@@ -87,28 +87,11 @@ class LatentWorldModel(nn.Module):
 
     def next_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
         """Derivatives of :meth:`next`."""
-        dynamics = LinearizedMLP(self.dynamics, torch.cat((z, a), dim=-1))
-        sizes = (z.shape[-1], a.shape[-1])
-
-        def pull(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            z_rows, a_rows = dynamics.pull(rows).split(sizes, dim=-1)
-            return rows + z_rows, a_rows
-
-        return Derivatives(
-            value=z + dynamics.value,
-            push=lambda z_rows, a_rows: z_rows + dynamics.push(torch.cat((z_rows, a_rows), dim=-1)),
-            pull=pull,
-        )
+        return step_derivatives(self.dynamics, z, a, residual=True)
 
     def stage_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
         """Derivatives of :meth:`stage_residual`."""
-        head = LinearizedMLP(self.reward_head, torch.cat((z, a), dim=-1))
-        sizes = (z.shape[-1], a.shape[-1])
-        return Derivatives(
-            value=head.value,
-            push=lambda z_rows, a_rows: head.push(torch.cat((z_rows, a_rows), dim=-1)),
-            pull=lambda rows: head.pull(rows).split(sizes, dim=-1),
-        )
+        return step_derivatives(self.reward_head, z, a, residual=False)
 
     def terminal_derivatives(self, z: torch.Tensor) -> Derivatives:
         """Derivatives of :meth:`terminal_residual`."""
@@ -129,7 +112,8 @@ class LatentWorldModel(nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         """See :class:`~difftori_isaac.trajopt.problem.SecondOrderModel`."""
         dynamics, phi, psi = networks = SecondOrderMLP.of_all(self._planned, weights)
-        z0_grad = pull_gradient(dynamics, phi, psi, z0, actions, direction, discount)
+        step = SecondOrderResidual(dynamics, z0.shape[1])
+        z0_grad = pull_gradient(step, phi, psi, z0, actions, direction, discount)
         return z0_grad, *(grad for network in networks for grad in network.grads)
 
     @property

@@ -1,13 +1,16 @@
-"""Multi-layer perceptrons and their derivatives along many directions at once, by plain matrix products."""
+"""Multi-layer perceptrons, and derivatives of networks along many directions at once, by plain matrix products."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import torch
 from torch import nn
 
+from difftori_isaac.trajopt.problem import Derivatives
 from difftori_isaac.world_models.activations import activation_layer, value_and_slope
+from difftori_isaac.world_models.normalization import LayerNormAt, SimNorm, SimNormAt
 
 
 def mlp(in_dim: int, hidden_dims: Iterable[int], out_dim: int, activation: str) -> nn.Sequential:
@@ -20,39 +23,85 @@ def mlp(in_dim: int, hidden_dims: Iterable[int], out_dim: int, activation: str) 
 
 
 class LinearizedMLP:
-    """An MLP at some inputs: its value, and its Jacobian as products with stacks of vectors.
+    """A network at some inputs: its value, and its Jacobian as products with stacks of vectors.
 
     Automatic differentiation gives the same numbers several times slower, because it maps every operation over the
     stack; here a layer is one matrix product for the whole stack. Differentiable when autograd records.
     """
 
-    def __init__(self, mlp: nn.Sequential, inputs: torch.Tensor) -> None:
-        """Evaluate ``mlp``, linear layers and elementwise activations, at ``inputs``, shape (num_envs, in_dim)."""
-        self._layers: list[tuple[nn.Linear | None, torch.Tensor | None]] = []
-        for layer in mlp:
-            if isinstance(layer, nn.Linear):
-                inputs = layer(inputs)
-                self._layers.append((layer, None))
-            else:
-                inputs, slope = value_and_slope(layer, inputs)
-                self._layers.append((None, slope))
+    def __init__(self, network: nn.Sequential, inputs: torch.Tensor) -> None:
+        """Evaluate linear layers, activations and normalisations at ``inputs``, shape (num_envs, in_dim)."""
+        self._layers: list[_LayerAt] = []
+        for layer in network:
+            self._layers.append(_at(layer, inputs))
+            inputs = self._layers[-1].value
         self.value = inputs
         """Output, shape (num_envs, out_dim)."""
 
     def push(self, tangents: torch.Tensor) -> torch.Tensor:
         """``J t`` of each of k tangents, shape (k, num_envs, in_dim) to (k, num_envs, out_dim)."""
-        for linear, slope in self._layers:
-            tangents = tangents @ linear.weight.T if linear is not None else _scale(tangents, slope)
+        for layer in self._layers:
+            tangents = layer.push(tangents)
         return tangents
 
     def pull(self, cotangents: torch.Tensor) -> torch.Tensor:
         """``Jᵀ c`` of each of k cotangents, shape (k, num_envs, out_dim) to (k, num_envs, in_dim)."""
-        for linear, slope in reversed(self._layers):
-            cotangents = cotangents @ linear.weight if linear is not None else _scale(cotangents, slope)
+        for layer in reversed(self._layers):
+            cotangents = layer.pull(cotangents)
         return cotangents
 
 
-def _scale(rows: torch.Tensor, slope: torch.Tensor | None) -> torch.Tensor:
-    """``rows * slope``, in the memory of ``rows``, a fresh matrix product, where autograd does not need it."""
-    assert slope is not None
-    return rows * slope if torch.is_grad_enabled() else rows.mul_(slope)
+def step_derivatives(network: nn.Sequential, z: torch.Tensor, a: torch.Tensor, *, residual: bool) -> Derivatives:
+    """Derivatives of ``network(z, a)``, to which z is added if ``residual``, by states and actions."""
+    net, sizes = LinearizedMLP(network, torch.cat((z, a), dim=-1)), (z.shape[-1], a.shape[-1])
+
+    def push(z_rows: torch.Tensor, a_rows: torch.Tensor) -> torch.Tensor:
+        change = net.push(torch.cat((z_rows, a_rows), dim=-1))
+        return z_rows + change if residual else change
+
+    def pull(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z_rows, a_rows = net.pull(rows).split(sizes, dim=-1)
+        return rows + z_rows if residual else z_rows, a_rows
+
+    return Derivatives(z + net.value if residual else net.value, push, pull)
+
+
+class _LayerAt(Protocol):
+    value: torch.Tensor
+
+    def push(self, tangents: torch.Tensor) -> torch.Tensor: ...
+
+    def pull(self, cotangents: torch.Tensor) -> torch.Tensor: ...
+
+
+class _LinearAt:
+    def __init__(self, x: torch.Tensor, layer: nn.Linear) -> None:
+        self.value, self._weight = layer(x), layer.weight
+
+    def push(self, tangents: torch.Tensor) -> torch.Tensor:
+        return tangents @ self._weight.T
+
+    def pull(self, cotangents: torch.Tensor) -> torch.Tensor:
+        return cotangents @ self._weight
+
+
+class _ActivationAt:
+    def __init__(self, x: torch.Tensor, layer: nn.Module) -> None:
+        self.value, self._slope = value_and_slope(layer, x)
+
+    def push(self, tangents: torch.Tensor) -> torch.Tensor:
+        """In the memory of ``tangents``, which the layer beside it has made, where autograd does not need them."""
+        return tangents * self._slope if torch.is_grad_enabled() else tangents.mul_(self._slope)
+
+    def pull(self, cotangents: torch.Tensor) -> torch.Tensor:
+        return self.push(cotangents)
+
+
+def _at(layer: nn.Module, x: torch.Tensor) -> _LayerAt:
+    if isinstance(layer, nn.Linear):
+        return _LinearAt(x, layer)
+    if isinstance(layer, nn.LayerNorm):
+        return LayerNormAt(x, layer.weight, layer.bias, layer.eps)
+    if isinstance(layer, SimNorm):
+        return SimNormAt(x, layer.dim)
+    return _ActivationAt(x, layer)

@@ -8,14 +8,14 @@ from typing import NamedTuple, cast
 import torch
 from tensordict import TensorDict
 from torch import nn
-from torch.func import jvp, vjp, vmap
 
 from difftori_isaac.trajopt.problem import Derivatives
 from difftori_isaac.world_models.encoders import random_shift
-from difftori_isaac.world_models.mlp import LinearizedMLP
-from difftori_isaac.world_models.second_order import SecondOrderMLP, pull_gradient
+from difftori_isaac.world_models.mlp import LinearizedMLP, step_derivatives
+from difftori_isaac.world_models.normalization import SimNorm
+from difftori_isaac.world_models.second_order import SecondOrderMLP, SecondOrderResidual, pull_gradient
 from difftori_isaac.world_models.td_config import TdWorldModelConfig
-from difftori_isaac.world_models.td_networks import PIXELS, Features, Head, RawCritics, SimNorm, network
+from difftori_isaac.world_models.td_networks import PIXELS, Features, Head, RawCritics, network
 from difftori_isaac.world_models.td_second_order import SecondOrderReward, SecondOrderValue
 
 SATURATION = 2.0
@@ -203,35 +203,22 @@ class TdWorldModel(nn.Module):
 
     def next_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
         """Derivatives of :meth:`next`."""
-        net, sizes = _linearize(self.dynamics, torch.cat((z, a), dim=-1)), (z.shape[-1], a.shape[-1])
-        if self.normalized:
-            return _split(net, sizes)
-
-        def pull(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            z_rows, a_rows = net.pull(rows)[0].split(sizes, dim=-1)
-            return rows + z_rows, a_rows
-
-        return Derivatives(
-            value=z + net.value,
-            push=lambda z_rows, a_rows: z_rows + net.push(torch.cat((z_rows, a_rows), dim=-1)),
-            pull=pull,
-        )
+        return step_derivatives(self.dynamics, z, a, residual=not self.normalized)
 
     def stage_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
         """Derivatives of :meth:`stage_residual`."""
-        net, scale = _linearize(self.reward_head.net, torch.cat((z, a), dim=-1)), self.value_unit.rsqrt()
-        scaled = Derivatives(
-            scale * net.value, lambda rows: scale * net.push(rows), lambda rows: net.pull(scale * rows)
+        net, scale = step_derivatives(self.reward_head.net, z, a, residual=False), self.value_unit.rsqrt()
+        return Derivatives(
+            scale * net.value, lambda *rows: scale * net.push(*rows), lambda rows: net.pull(scale * rows)
         )
-        return _split(scaled, (z.shape[-1], a.shape[-1]))
 
     def terminal_derivatives(self, z: torch.Tensor) -> Derivatives:
         """Derivatives of :meth:`terminal_residual`."""
-        prior = _linearize(self.prior, z)
+        prior = LinearizedMLP(self.prior, z)
         action = prior.value[..., : self.action_dim].tanh()
         slope = 1.0 - action.square()
         x = torch.cat((z, action), dim=-1)
-        first, second = (_linearize(head.net, x) for head in self.twins)
+        first, second = (LinearizedMLP(head.net, x) for head in self.twins)
         scale, num_unused = self._terminal_scale, prior.value.shape[-1] - self.action_dim
 
         def push(z_rows: torch.Tensor) -> torch.Tensor:
@@ -240,17 +227,15 @@ class TdWorldModel(nn.Module):
 
         def pull(rows: torch.Tensor) -> tuple[torch.Tensor]:
             of_first, of_second = (scale * rows).chunk(2, dim=-1)
-            x_rows = first.pull(of_first)[0] + second.pull(of_second)[0]
+            x_rows = first.pull(of_first) + second.pull(of_second)
             z_rows, a_rows = x_rows.split((z.shape[-1], self.action_dim), dim=-1)
-            return (z_rows + prior.pull(nn.functional.pad(slope * a_rows, (0, num_unused)))[0],)
+            return (z_rows + prior.pull(nn.functional.pad(slope * a_rows, (0, num_unused))),)
 
         value = scale * torch.cat((first.value, second.value), dim=-1)
         return Derivatives(value, push, pull)
 
-    def second_order_weights(self) -> tuple[torch.Tensor, ...] | None:
-        """Parameters of what is planned with, unless it has normalisations."""
-        if self.normalized or self.config.layer_norm:
-            return None
+    def second_order_weights(self) -> tuple[torch.Tensor, ...]:
+        """Parameters of what is planned with."""
         return tuple(weight for network in self._planned for weight in network.parameters())
 
     def pull_gradient(
@@ -263,9 +248,10 @@ class TdWorldModel(nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         """See :class:`~difftori_isaac.trajopt.problem.SecondOrderModel`."""
         dynamics, reward, prior, *critics = networks = SecondOrderMLP.of_all(self._planned, weights)
+        step = dynamics if self.normalized else SecondOrderResidual(dynamics, z0.shape[1])
         phi = SecondOrderReward(reward, self.value_unit.rsqrt())
         psi = SecondOrderValue(prior, (critics[0], critics[1]), self.action_dim, self._terminal_scale)
-        z0_grad = pull_gradient(dynamics, phi, psi, z0, actions, direction, discount)
+        z0_grad = pull_gradient(step, phi, psi, z0, actions, direction, discount)
         return z0_grad, *(grad for network in networks for grad in network.grads)
 
     @property
@@ -285,21 +271,3 @@ class TdWorldModel(nn.Module):
     def _terminal_scale(self) -> torch.Tensor:
         """What the twins' outputs are multiplied with in ψ, a scalar."""
         return (0.5 * self.twins[0].unit / self.value_unit).sqrt()
-
-
-def _linearize(net: nn.Sequential, x: torch.Tensor) -> Derivatives:
-    """A network's derivatives with respect to its one input; by matrix products if it has no normalisations."""
-    if not any(isinstance(layer, nn.LayerNorm | SimNorm) for layer in net):
-        linear = LinearizedMLP(net, x)
-        return Derivatives(linear.value, linear.push, lambda rows: (linear.pull(rows),))
-    value, pull, *_ = vjp(net, x)
-    return Derivatives(value, vmap(lambda rows: jvp(net, (x,), (rows,))[1]), vmap(pull))
-
-
-def _split(net: Derivatives, sizes: tuple[int, int]) -> Derivatives:
-    """Derivatives with respect to state and action of a network of both."""
-    return Derivatives(
-        value=net.value,
-        push=lambda z_rows, a_rows: net.push(torch.cat((z_rows, a_rows), dim=-1)),
-        pull=lambda rows: net.pull(rows)[0].split(sizes, dim=-1),
-    )

@@ -1,4 +1,4 @@
-"""Parts of a temporal-difference world model: encoders, heads and normalisations."""
+"""Parts of a temporal-difference world model: encoders and heads."""
 
 from __future__ import annotations
 
@@ -22,19 +22,6 @@ PIXELS = "pixels"
 
 ROOM = 2.0
 """What a residual head can predict above where it starts, in its unit."""
-
-
-class SimNorm(nn.Module):
-    """Simplicial normalisation: a softmax over each group of components (TD-MPC2, arXiv 2310.16828, equation 5)."""
-
-    def __init__(self, dim: int) -> None:
-        """Take the components of a group."""
-        super().__init__()
-        self.dim = dim
-
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """Normalised latent states, of the shape of ``z``."""
-        return z.unflatten(-1, (-1, self.dim)).softmax(dim=-1).flatten(-2)
 
 
 def network(in_dim: int, hidden_dims: Iterable[int], out_dim: int, config: TdWorldModelConfig) -> nn.Sequential:
