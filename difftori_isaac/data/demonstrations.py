@@ -2,7 +2,8 @@
 
 ``data/demo_<i>`` has ``actions``, shape (num_samples, num_actions), and ``obs``: one array per observation group, shape
 (num_samples, ...), or a single array, which is the group ``policy``. ``rewards`` and ``dones`` are of shape
-(num_samples,). Row t holds the observation, and the action taken there.
+(num_samples,). Row t holds the observation, and the action to take there; ``executed_actions``, of the shape of
+``actions``, are what was done instead, where noise was added.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import h5py
 import numpy as np
 import torch
 
+_EXECUTED = "executed_actions"
 POLICY = "policy"
 """Observation group of a file whose observations are a single array."""
 
@@ -29,8 +31,15 @@ class Demonstration(NamedTuple):
     """Observation groups, each of shape (num_samples, ...)."""
     actions: torch.Tensor
     """Shape (num_samples, num_actions)."""
-    rewards: torch.Tensor
-    """Shape (num_samples,)."""
+    rewards: torch.Tensor | None
+    """Shape (num_samples,); None if the file has none."""
+    executed: torch.Tensor | None = None
+    """What was done if it was not ``actions``, of the same shape."""
+
+    @property
+    def episode_return(self) -> float:
+        """Sum of the rewards; NaN if there are none."""
+        return float("nan") if self.rewards is None else float(self.rewards.sum())
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -112,12 +121,16 @@ def _read_one(demo: Any, where: str, groups: Sequence[str]) -> Demonstration:
     if missing := [name for name in groups if name not in arrays]:
         raise ValueError(f"{where} has no observation group {missing[0]}; it has: {', '.join(arrays)}")
     actions = _tensor(demo["actions"], f"{where}, actions")
-    rewards = _tensor(demo["rewards"], f"{where}, rewards") if "rewards" in demo else torch.zeros(len(actions))
+    others = {name: _tensor(demo[name], f"{where}, {name}") for name in ("rewards", _EXECUTED) if name in demo}
     obs = {name: _tensor(arrays[name], f"{where}, observation group {name}") for name in groups}
-    lengths = {name: len(tensor) for name, tensor in {**obs, "actions": actions, "rewards": rewards}.items()}
+    lengths = {name: len(tensor) for name, tensor in {**obs, "actions": actions, **others}.items()}
     if len(set(lengths.values())) > 1 or len(actions) == 0:
         raise ValueError(f"{where} has different or no samples: {lengths}; allowed: as many of each, at least one")
-    return Demonstration(obs, actions, rewards)
+    executed = others.get(_EXECUTED)
+    if executed is not None and executed.shape != actions.shape:
+        shapes = f"{tuple(executed.shape)}; allowed: {tuple(actions.shape)}, that of actions"
+        raise ValueError(f"{where}, {_EXECUTED} is of shape {shapes}")
+    return Demonstration(obs, actions, others.get("rewards"), executed)
 
 
 def _is_group(node: Any) -> bool:
@@ -156,7 +169,10 @@ class DemonstrationWriter:
         group = self._data.create_group(f"demo_{self.num_demos}")
         length = len(demo.actions)
         group.attrs["num_samples"] = length
-        group["actions"], group["rewards"] = demo.actions.numpy(), demo.rewards.numpy()
+        arrays = {"actions": demo.actions, "rewards": demo.rewards, _EXECUTED: demo.executed}
+        for name, tensor in arrays.items():
+            if tensor is not None:
+                group[name] = tensor.numpy()
         group["dones"] = np.arange(1, length + 1) == length
         for name, tensor in demo.obs.items():
             group.create_dataset(f"obs/{name}", data=tensor.numpy(), compression="gzip" if tensor.ndim > 2 else None)

@@ -25,23 +25,30 @@ def demo_replay(
     the next one's.
 
     Args:
-        demos: Demonstrations, whose actions are those of the environment.
+        demos: Demonstrations, whose actions are those of the environment; executed ones are replayed.
         action_scale: What the environment is given for an action of 1.
         device: Device of what is drawn.
         storage_device: Device of the rows; the same if not given.
 
     Raises:
-        ValueError: If an action is larger than ``action_scale``.
+        ValueError: If an action is larger than ``action_scale``, or a demonstration has no rewards.
     """
-    largest = max(demo.actions.abs().max().item() for demo in demos)
+    known = [demo.rewards for demo in demos if demo.rewards is not None]
+    if len(known) < len(demos):
+        raise ValueError(
+            f"{len(demos) - len(known)} of {len(demos)} demonstrations have no rewards; allowed with "
+            "learner=model_based: files that have them"
+        )
+    executed = [demo.actions if demo.executed is None else demo.executed for demo in demos]
+    largest = max(actions.abs().max().item() for actions in executed)
     if largest > action_scale:
         raise ValueError(
             f"learner.action_scale is {action_scale}, but demonstrations have actions of {largest:.4g}; allowed: at "
             "least that"
         )
     lengths = torch.tensor([len(demo.actions) for demo in demos])
-    actions = pad_sequence([demo.actions / action_scale for demo in demos])
-    rewards = pad_sequence([demo.rewards for demo in demos])
+    actions = pad_sequence([actions / action_scale for actions in executed])
+    rewards = pad_sequence(known)
     groups = {name: pad_sequence([demo.obs[name] for demo in demos]) for name in demos[0].obs}
     obs = TensorDict(groups, actions.shape[:2])
     replay = ReplayBuffer(
@@ -50,6 +57,7 @@ def demo_replay(
         capacity=max(4, len(actions)) * len(demos),
         device=device,
         storage_device=storage_device,
+        priority_alpha=1.0,  # of equal priorities, but for what lies behind shorter demonstrations: it has none
     )
     none = torch.zeros(len(demos), dtype=torch.bool)
     for t in range(len(actions) - 1):

@@ -56,6 +56,7 @@ class ModelBased:
         self._step = OptimizerStep(policy, config, discount=discount, means=self._means)
         self._actions = torch.zeros(replay.num_envs, self.world_model.action_dim, device=self.device)
         self._noise = torch.zeros_like(self._actions)
+        self._counts = self._count()
         self._demos: ReplayBuffer | None = None
         self._new_episodes = True
         self._follow_schedules()
@@ -127,6 +128,7 @@ class ModelBased:
             count = self._take_due()
         for _ in range(count):
             self._update_once()
+        self._counts = self._count()
         return (
             self._means.pop()
             | {"num_updates": float(self.num_updates), "replay_steps": float(len(self.replay))}
@@ -158,10 +160,8 @@ class ModelBased:
         state = {
             "world_model_state_dict": self.world_model.state_dict(),
             "optimizer_state_dict": self._step.optimizer.state_dict(),
-            "env_steps": self.env_steps,
-            "num_updates": self.num_updates,
-            "updates_due": self.updates_due,
         }
+        state |= self._counts  # of the last whole iteration
         return state | ({"replay": self.replay.state_dict()} if self.config.save_replay else {})
 
     def load(self, loaded_dict: Mapping[str, Any], load_cfg: Mapping[str, Any] | None, strict: bool) -> bool:
@@ -171,11 +171,15 @@ class ModelBased:
             self._step.load_state_dict(loaded_dict["optimizer_state_dict"])
         self.env_steps, self.num_updates = loaded_dict["env_steps"], loaded_dict["num_updates"]
         self.updates_due = loaded_dict["updates_due"]
-        if "replay" in loaded_dict:
+        self._counts = self._count()
+        if self.config.save_replay and "replay" in loaded_dict:
             self.replay.load_state_dict(loaded_dict["replay"])
         self._new_episodes = True
         self._follow_schedules()
         return True
+
+    def _count(self) -> dict[str, float]:
+        return {"env_steps": self.env_steps, "num_updates": self.num_updates, "updates_due": self.updates_due}
 
     def _take_due(self) -> int:
         """Optimizer steps to take now: those of the seed steps are made up for over several iterations."""

@@ -53,14 +53,13 @@ class SolverStatistics:
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = {}
 
-    @torch.no_grad()
     def add(self, solution: TrajOptSolution) -> None:
-        """Count the solves of one batch."""
-        shift = solution.shift[:, 0].abs().mean(dim=1)
+        """Count the solves of one batch, as an update's where autograd records."""
+        name = "update_solver" if torch.is_grad_enabled() else "solver"
+        shift = solution.shift[:, 0].detach().abs().mean(dim=1)
         rows = torch.stack(
             (torch.ones_like(shift), solution.converged, solution.iterations, solution.failed, shift), dim=1
         )
-        name = "update_solver" if solution.actions.requires_grad else "solver"
         if name not in self._sums:
             with torch.inference_mode(False):
                 self._sums[name] = torch.zeros(rows.shape[1], dtype=rows.dtype, device=rows.device)

@@ -223,3 +223,5 @@ def load_learner(alg: Learner, state: dict[str, Any], learning_rate: float, orig
             "allowed: the same policy, world_model and network settings as it was saved with"
         ) from None
     alg.learning_rate = learning_rate
+    for group in getattr(getattr(alg, "optimizer", None), "param_groups", ()):  # of PPO, whose schedule may be fixed
+        group["lr"] = learning_rate

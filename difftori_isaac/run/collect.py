@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from tensordict import TensorDict
@@ -54,7 +54,7 @@ def collect(overrides: Overrides) -> None:
             with demonstrations.writing(path, made_in) as writer:
                 for demo in _episodes(config, env, policy):
                     writer.add(demo)
-                    returns.append(float(demo.rewards.sum()))
+                    returns.append(demo.episode_return)
                     if writer.num_demos % max(config.num_demos // REPORTS, 1) == 0:
                         print(f"{writer.num_demos} of {config.num_demos} demonstrations", flush=True)
         except OSError as error:
@@ -70,24 +70,25 @@ def _episodes(config: CollectConfig, env: VecEnv, policy: rollout.Policy) -> Ite
     """The first good episodes of every environment, the same number in each up to one: short ones count no more."""
     share, rest = divmod(config.num_demos, env.num_envs)
     left = [share + (index < rest) for index in range(env.num_envs)]
-    steps: list[list[tuple[TensorDict, torch.Tensor, torch.Tensor]]] = [[] for _ in left]
+    steps: list[list[_Step]] = [[] for _ in left]
     most, tried = config.max_episodes or MOST_TRIES * config.num_demos, 0
     obs = rollout.reset(config, env)
     while any(left):
         with torch.inference_mode():
             actions = policy(obs)
             noise = config.action_noise * torch.randn_like(actions) if config.action_noise else 0.0
-            following, rewards, dones, extras = env.step(actions + noise)
-        row, action, reward = obs.clone().cpu(), actions.clone().cpu(), rewards.clone().cpu()
+            executed = actions + noise
+            following, rewards, dones, extras = env.step(executed)
+        row, (action, done, reward) = obs.clone().cpu(), (x.clone().cpu() for x in (actions, executed, rewards))
         bad, obs = extras["nonfinite"].tolist(), following
         for index, ended in enumerate(dones.bool().tolist()):
             if not left[index]:
                 continue
-            steps[index].append((row[index], action[index], reward[index]))
+            steps[index].append(_Step(row[index], action[index], done[index], reward[index]))
             if not ended:
                 continue
-            demo, steps[index], tried = _demonstration(steps[index]), [], tried + 1
-            if not bad[index] and (config.min_return is None or float(demo.rewards.sum()) >= config.min_return):
+            demo, steps[index], tried = _demonstration(steps[index], config.action_noise > 0), [], tried + 1
+            if not bad[index] and (config.min_return is None or demo.episode_return >= config.min_return):
                 left[index] -= 1
                 yield demo
         if tried >= most and any(left):
@@ -98,7 +99,16 @@ def _episodes(config: CollectConfig, env: VecEnv, policy: rollout.Policy) -> Ite
             )
 
 
-def _demonstration(steps: list[tuple[TensorDict, torch.Tensor, torch.Tensor]]) -> Demonstration:
-    obs, actions, rewards = zip(*steps, strict=True)
-    groups = {str(name): torch.stack([item[name] for item in obs]) for name in obs[0].keys()}  # noqa: SIM118
-    return Demonstration(groups, torch.stack(actions), torch.stack(rewards))
+class _Step(NamedTuple):
+    obs: TensorDict
+    action: torch.Tensor
+    executed: torch.Tensor
+    reward: torch.Tensor
+
+
+def _demonstration(steps: list[_Step], noisy: bool) -> Demonstration:
+    groups = {str(name): torch.stack([step.obs[name] for step in steps]) for name in steps[0].obs.keys()}  # noqa: SIM118
+    actions, executed, rewards = (
+        torch.stack([getattr(step, name) for step in steps]) for name in ("action", "executed", "reward")
+    )
+    return Demonstration(groups, actions, rewards, executed if noisy else None)

@@ -173,7 +173,10 @@ class TrainingRun:
         self.first = self.iteration
 
     def _restore(self, start: Checkpoint) -> None:
-        build.load_learner(self.alg, start.learner, start.learning_rate, self.config.resume)
+        rate, asked = start.learning_rate, self.config.learner.learning_rate
+        if asked is not None and asked != start.config["learner"]["learning_rate"]:
+            rate = asked  # instead of what a schedule has arrived at
+        build.load_learner(self.alg, start.learner, rate, self.config.resume)
         self.env.load_state_dict(start.env)
         self.iteration, self.env_steps, self.wall_time_s = start.iteration, start.env_steps, start.wall_time_s
         if self.forked_from is None:

@@ -38,6 +38,19 @@ def test_what_is_written_is_read(tmp_path):
             for name, tensor in demo.obs.items():
                 assert torch.equal(tensor, expected.obs[name])
             assert torch.equal(demo.actions, expected.actions) and torch.equal(demo.rewards, expected.rewards)
+            assert demo.executed is None
+
+
+def test_executed_actions_are_written_beside_the_others(tmp_path):
+    demo = make_demo(4)
+    write(tmp_path / "demos.hdf5", [demo._replace(executed=demo.actions + 1.0)])
+    (found,) = read(tmp_path / "demos.hdf5", ["policy"])
+    assert torch.equal(found.actions, demo.actions) and torch.equal(found.executed, demo.actions + 1.0)
+    with h5py.File(tmp_path / "demos.hdf5", "a") as file:
+        del file["data/demo_0/executed_actions"]
+        file["data/demo_0/executed_actions"] = np.zeros((4, 5))
+    with pytest.raises(ValueError, match=r"executed_actions is of shape \(4, 5\); allowed: \(4, 2\)"):
+        read(tmp_path / "demos.hdf5", ["policy"])
 
 
 def test_files_have_what_robomimic_asks_for(tmp_path):
@@ -56,7 +69,7 @@ def test_a_single_array_of_observations_is_the_group_policy(tmp_path):
         demo["obs"], demo["actions"] = np.ones((4, 3)), np.zeros((4, 2))
     (demo,) = read(tmp_path / "demos.hdf5", ["policy"])
     assert demo.obs["policy"].dtype == demo.actions.dtype == torch.float32
-    assert demo.obs["policy"].shape == (4, 3) and demo.rewards.tolist() == [0, 0, 0, 0]
+    assert demo.obs["policy"].shape == (4, 3) and demo.rewards is demo.executed is None
 
 
 def test_a_file_that_is_not_finished_is_not_there(tmp_path):

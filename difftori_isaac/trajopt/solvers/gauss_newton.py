@@ -130,11 +130,12 @@ def _step(problem: TrajOptProblem, state: _State) -> torch.Tensor:
     diagonal = hessian.diagonal(dim1=1, dim2=2)
     damped = hessian + torch.diag_embed((damping * diagonal.mean(dim=1))[:, None].expand_as(diagonal))
     if problem.low is None and problem.high is None:
-        step = -cholesky.solve(cholesky.factor(damped), gradient)
-    else:
-        low, high = problem.slack(actions)
-        step = box_step(damped, gradient, low.flatten(1), high.flatten(1))
-    return problem.project(actions + step.view_as(actions))
+        return actions - cholesky.solve(cholesky.factor(damped), gradient).view_as(actions)
+    low, high = problem.slack(actions)
+    step = box_step(damped, gradient, low.flatten(1), high.flatten(1)).view_as(actions)
+    # onto a bound exactly, whatever the rounding of the sum
+    step = step.masked_fill(step <= low, -torch.inf).masked_fill(step >= high, torch.inf)
+    return problem.project(actions + step)
 
 
 def _accept(
