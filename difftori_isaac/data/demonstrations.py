@@ -66,6 +66,16 @@ def read(path: Path, groups: Sequence[str], limit: int | None = None) -> list[De
         return _read(file, path, groups, limit)
 
 
+def task_of(path: Path) -> str | None:
+    """The task that a file of :func:`writing` was made in; None if another program wrote it, or it is damaged."""
+    try:
+        with h5py.File(path, "r") as file:
+            made_in = json.loads(str(file["data"].attrs["env_args"]))
+            return made_in["env_name"] if made_in["type"] == "difftori_isaac" else None
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError):
+        return None
+
+
 def check_shapes(path: Path, demo: Demonstration, obs_shapes: Mapping[str, tuple[int, ...]], num_actions: int) -> None:
     """Check that demonstrations of ``path``, of which ``demo`` is one, are of an environment like this one.
 

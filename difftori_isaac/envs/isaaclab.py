@@ -25,6 +25,8 @@ from difftori_isaac.envs.registry import load_kwargs, resolve_task
 from difftori_isaac.envs.vec_env import Expert, VecEnv, VideoRequest
 
 _SELECTORS = ("physics", "renderer", "presets")
+_OWN = {"env.scene.num_envs": "num_envs", "env.seed": "seed", "env.sim.device": "device"}
+"""Keys of an environment configuration that a run sets, and what it is told them by."""
 _CAMERA = "difftori_video_camera"
 
 
@@ -109,12 +111,17 @@ def compose_env_cfg(task_id: str, overrides: Sequence[str] = ()) -> Any:
             raise ValueError(
                 f"'{override}' is not an override of the environment; allowed are env.KEY=VALUE, {allowed}."
             )
+        if key in _OWN:
+            raise ValueError(f"'{override}' would be overwritten; give {_OWN[key]}={value} instead.")
         before = _look_up(cfg, key)
         applied.append(override)
         cfg = _resolve_cfg(task_id, applied)
         after = _look_up(cfg, key)
         if isinstance(before, bool | int | float | list | tuple) and isinstance(after, str):
             raise ValueError(f"'{override}': {key} is a {type(before).__name__} ({before}), not text.")
+    for name, low in (("decimation", 1), ("episode_length_s", cfg.sim.dt)):
+        if (value := getattr(cfg, name)) < low:
+            raise ValueError(f"env.{name} is {value}; allowed: at least {low}.")
     return cfg
 
 

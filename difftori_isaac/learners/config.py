@@ -107,6 +107,9 @@ class PPOConfig:
         check_at_least(self, "learner", 0, "value_loss_coef", "entropy_coef", "max_nonfinite_share", "plan_lr_scale")
         check_above_zero(self, "learner", "clip_param", "learning_rate", "desired_kl", "max_grad_norm", "init_std")
         check_from_0_to_1(self, "learner", "gamma", "lam")
+        for name in ("actor_hidden_dims", "critic_hidden_dims"):
+            if (dims := getattr(self, name)) is not None and min(dims, default=0) < 1:
+                raise ValueError(f"learner.{name} is {list(dims)}; allowed: widths of at least 1")
 
     def filled_from(self, settings: dict[str, Any]) -> PPOConfig:
         """This configuration with every ``None`` replaced by the task's setting or, where it has none, by a default.

@@ -136,6 +136,11 @@ class ModelBasedConfig:
             )
         if not 0.0 < self.demo_share < 1.0:
             raise ValueError(f"learner.demo_share is {self.demo_share}; allowed: between 0 and 1")
+        if self.dataset is not None and not 0 < self.num_shown < self.batch_size:
+            raise ValueError(
+                f"learner.demo_share is {self.demo_share}, {self.num_shown} of learner.batch_size = {self.batch_size}; "
+                "allowed with learner.dataset: at least one and not all"
+            )
         if self.dataset is not None and self.sampling == "prioritized":
             raise ValueError("learner.sampling is prioritized; allowed with learner.dataset: uniform")
         if self.plan_batch_size > self.batch_size:

@@ -14,8 +14,10 @@ def observed_groups(obs: TensorDict, obs_groups: Mapping[str, list[str]] | None)
     """Groups of the set ``actor``, or :data:`UNLESS_ASKED`.
 
     Raises:
-        ValueError: If one is not among the observations.
+        ValueError: If one is not among the observations, or another set is named.
     """
+    if unknown := [name for name in obs_groups or {} if name != "actor"]:
+        raise ValueError(f"learner.obs_groups has the set {unknown[0]!r}; allowed with this learner: actor")
     groups = (obs_groups or {}).get("actor") or [name for name in UNLESS_ASKED if name in obs]
     if missing := [name for name in groups if name not in obs]:
         raise ValueError(f"learner.obs_groups has {missing[0]!r}; allowed: {', '.join(map(str, obs.keys()))}")

@@ -199,6 +199,12 @@ def build_ppo(
     missing = [name for name, value in settings.items() if value is None and name != "obs_groups"]
     if missing:
         raise ValueError(f"learner.{missing[0]} is None; fill the configuration with PPOConfig.filled_from first")
+    num_samples = env.num_envs * settings["num_steps_per_env"]
+    if settings["num_mini_batches"] > num_samples:
+        raise ValueError(
+            f"learner.num_mini_batches is {settings['num_mini_batches']}; allowed: at most num_envs * "
+            f"learner.num_steps_per_env = {num_samples}"
+        )
     obs = env.get_observations().to(device)
     obs_groups = resolve_obs_groups(obs, settings["obs_groups"] or {}, ["actor", "critic"])
     actor = build_actor(

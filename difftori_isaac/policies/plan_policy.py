@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict
@@ -37,9 +38,11 @@ class PlanPolicy(nn.Module):
                 f"trajopt.objective is 'least_squares', but world_model.reward_head is {config.reward_head!r} and "
                 f"world_model.value_head is {config.value_head!r}; allowed: trajopt.objective=return, or both residual"
             )
-        low = -1.0 if trajopt.action_low is None else trajopt.action_low
-        high = 1.0 if trajopt.action_high is None else trajopt.action_high
-        trajopt = replace(trajopt, action_low=low, action_high=high)
+        if trajopt.solver == "theseus":
+            raise ValueError("trajopt.solver is 'theseus', which has no bounds; allowed here: gauss_newton, mppi")
+        trajopt = replace(
+            trajopt, action_low=_bound(trajopt, "action_low", -1.0), action_high=_bound(trajopt, "action_high", 1.0)
+        )
         self.world_model, self.act_with, self.scale = world_model, act_with, scale
         self.layers = [TrajOptLayer(replace(trajopt, horizon=h + 1)) for h in range(trajopt.horizon)]
         self.horizon = trajopt.horizon
@@ -75,3 +78,14 @@ class PlanPolicy(nn.Module):
 
     def _prior_plan(self, z0: torch.Tensor) -> torch.Tensor:
         return self.world_model.prior_plan(z0, self.horizon)
+
+
+def _bound(trajopt: TrajOptConfig, name: str, default: float) -> Any:
+    """A bound of the plans, ``default`` if none is given."""
+    value = getattr(trajopt, name)
+    if value is None:
+        return default
+    entries = value if isinstance(value, Sequence) else [value]
+    if any(entry is None or abs(entry) > 1.0 for entry in entries):
+        raise ValueError(f"trajopt.{name} is {value}; allowed with learner=model_based: from -1 to 1")
+    return value

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from difftori_isaac.data import demonstrations
 from difftori_isaac.learners.config import PPOConfig
 from difftori_isaac.learners.imitation_config import ImitationConfig
 from difftori_isaac.learners.model_based_config import ModelBasedConfig
@@ -152,9 +153,12 @@ def fill_from_task[C: RunConfig](config: C, settings: Mapping[str, Any]) -> C:
             f"allowed: world_model={fitting.world_model_files}"
         )
     if isinstance(learner, PPOConfig):
-        learner = learner.filled_from(dict(settings))
-        if world_model.name == "latent":
-            world_model = world_model.filled_from(learner.actor_hidden_dims or (), learner.activation or "")
+        try:
+            learner = learner.filled_from(dict(settings))
+            if config.policy == "trajopt" and world_model.name == "latent":
+                world_model = world_model.filled_from(learner.actor_hidden_dims or (), learner.activation or "")
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         return replace(config, learner=learner, world_model=world_model)
     needed = isinstance(learner, ImitationConfig) or learner.dataset is not None
     if needed and not Path(learner.dataset or "").is_file():
@@ -163,15 +167,18 @@ def fill_from_task[C: RunConfig](config: C, settings: Mapping[str, Any]) -> C:
             f"learner.dataset {problem}; give learner.dataset=<file>.hdf5, demonstrations of robomimic's layout: "
             "scripts/collect_demos.py writes one"
         )
+    if needed and (made_in := demonstrations.task_of(Path(learner.dataset or ""))) not in (None, config.task):
+        print(f"note: learner.dataset was made in task {made_in}, and this is {config.task}")
     return config
 
 
-def default_iterations(config: RunConfig) -> int:
-    """Iterations in which the learner does all that its settings ask for in total."""
+def default_iterations(config: RunConfig, *, iteration: int = 0, env_steps: int = 0) -> int:
+    """Iterations in which the learner does all that its settings ask for in total, some of which may be done."""
     if isinstance(config.learner, ImitationConfig):
         return math.ceil(config.learner.total_updates / config.learner.num_updates)
     assert isinstance(config.learner, ModelBasedConfig)
-    return math.ceil(config.learner.total_env_steps / ((config.num_envs or 1) * config.learner.num_steps_per_env))
+    left = max(config.learner.total_env_steps - env_steps, 0)
+    return iteration + math.ceil(left / ((config.num_envs or 1) * config.learner.num_steps_per_env))
 
 
 def make_learner(config: RunConfig, env: VecEnv) -> Learner:

@@ -107,7 +107,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "num_envs")
-        _at_least(self, 0, "seed")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed is {self.seed}; allowed: an integer from 0 to {2**32 - 1}")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"device is {self.device!r}; allowed: auto, cpu, cuda:N")
 

@@ -58,7 +58,9 @@ def train(overrides: Overrides) -> None:
         seeded = replace(config, seed=config.seed + world.rank)
         with closing(build.make_environment(seeded)) as env, distributed.lost_ranks_named(world, run_dir):
             config = replace(config, num_envs=env.num_envs)
-            config = replace(config, max_iterations=config.max_iterations or build.default_iterations(config))
+            if config.max_iterations is None:
+                done = {} if start is None else {"iteration": start.iteration, "env_steps": start.env_steps}
+                config = replace(config, max_iterations=build.default_iterations(config, **done))
             run = TrainingRun(config, run_dir, env, start, world)
             run.loop()
 

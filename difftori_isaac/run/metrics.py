@@ -49,7 +49,7 @@ class _Collected(NamedTuple):
 
 
 class EpisodeStatistics:
-    """Returns and lengths of finished episodes, without a device synchronisation per step."""
+    """Returns, lengths and successes of finished episodes."""
 
     def __init__(
         self,

@@ -32,6 +32,10 @@ def test_a_task_without_settings_gets_defaults():
     ("build", "message"),
     [
         (lambda: PPOConfig(num_mini_batches=0), "learner.num_mini_batches is 0; allowed: at least 1"),
+        (
+            lambda: PPOConfig(actor_hidden_dims=(8, 0)),
+            "learner.actor_hidden_dims is [8, 0]; allowed: widths of at least 1",
+        ),
         (lambda: PPOConfig(gamma=1.1), "learner.gamma is 1.1; allowed: a number from 0 to 1"),
         (lambda: PPOConfig(init_std=0.0), "learner.init_std is 0.0; allowed: above 0"),
         (lambda: ModelLossConfig(num_updates=-1), "learner.model_losses.num_updates is -1; allowed: at least 0"),

@@ -109,6 +109,9 @@ def test_denoising_keeps_costs_easy_to_minimise(demos):
     assert rows[1.0]["update_solver_iterations"] <= rows[0.0]["update_solver_iterations"]
     alone = train(build(demos, world_model=zero, trajopt={"train_through_plan": False}), 8)
     assert alone[-1]["validation_error"] < 0.1 < alone[0]["validation_error"]
+    assert "update_solver_converged" in alone[-1] and "solver_converged" not in alone[-1], (
+        "plans of updates, all of them"
+    )
 
 
 @pytest.mark.parametrize("base", ["regression", "diffusion"])

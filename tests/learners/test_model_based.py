@@ -92,6 +92,26 @@ def test_training_goes_on_from_a_saved_state_bit_for_bit():
         assert torch.equal(value, expected), name
 
 
+def test_what_is_saved_within_an_iteration_counts_whole_ones(tmp_path):
+    env, algorithm = build(**CHEAP)
+    train(env, algorithm, 256)
+    whole = algorithm.save()
+    collect(env, algorithm, env.get_observations(), 3)
+    counts = ("env_steps", "num_updates", "updates_due")
+    assert algorithm.env_steps > whole["env_steps"] and all(algorithm.save()[name] == whole[name] for name in counts)
+
+
+def test_a_saved_replay_buffer_is_for_learning_alone():
+    env, algorithm = build(4, **CHEAP | {"save_replay": True})
+    train(env, algorithm, 256)
+    with pytest.raises(
+        ValueError, match=r"saved replay buffer has .* of 4 environments; .* or learner.save_replay=false"
+    ):
+        build(8, **CHEAP | {"save_replay": True})[1].load(algorithm.save(), None, True)
+    _, other = build(8, **CHEAP)
+    assert other.load(algorithm.save(), None, True) and len(other.replay) == 0
+
+
 def test_a_resumed_run_without_its_replay_acts_by_its_policy_until_it_has_seen_enough():
     env, algorithm = build(**CHEAP | {"seed_steps": 256})
     train(env, algorithm, 256)
@@ -152,6 +172,17 @@ def test_actions_at_their_bound_are_counted_before_noise():
     [
         ({"world_model": SCALAR}, "objective is 'least_squares', but world_model.reward_head is 'scalar'"),
         ({"obs_groups": {"actor": ["critic"]}}, "obs_groups has 'critic'; allowed: policy"),
+        ({"obs_groups": {"acter": ["policy"]}}, "obs_groups has the set 'acter'; allowed with this learner: actor"),
+        ({"trajopt": {"action_high": 5.0}}, r"action_high is 5\.0; allowed with learner=model_based: from -1 to 1"),
+        (
+            {"trajopt": {"action_low": [None]}},
+            r"action_low is .*None.*; allowed with learner=model_based: from -1 to 1",
+        ),
+        (
+            {"trajopt": {"solver": "theseus"}},
+            "solver is 'theseus', which has no bounds; allowed here: gauss_newton, mppi",
+        ),
+        ({"dataset": "a.hdf5", "demo_share": 0.001}, "demo_share is 0.001, 0 of learner.batch_size = 64; allowed with"),
         ({"exploration_correlation": 1.0}, "exploration_correlation is 1.0; allowed: at least 0, below 1"),
         ({"plan_batch_size": 512}, "plan_batch_size is 512; allowed: at most learner.batch_size = 64"),
         ({"update_to_data": 0.0}, "update_to_data is 0.0; allowed: above 0"),

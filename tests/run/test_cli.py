@@ -92,6 +92,8 @@ TRAIN = {
     "task=Cartpole trajopt.backward_mode=magic": "allowed: implicit, truncated, unroll",
     "task=Cartpole trajopt.horizn=3": "did you mean trajopt.horizon",
     "task=Cartpole num_envs=0": "num_envs is 0; allowed: an integer of at least 1",
+    "task=Cartpole policy=mlp learner.encoders.image_kernels=[3]": "image_kernels",
+    "task=Cartpole env.scene.num_envs=16": "'env.scene.num_envs=16' would be overwritten; give num_envs=16 instead",
     "task=Cartpole run_dir=runs/Cartpole/mlp/first": "exists; allowed: a new directory, or resume=latest",
     "task=Cartpole resume=none.pt": "checkpoint none.pt does not exist",
     "task=Cartpole resume=truncated.pt": "checkpoint truncated.pt is truncated",

@@ -86,6 +86,30 @@ def test_a_resume_from_before_the_best_checkpoint_looks_for_a_new_one(in_tmp_pat
     assert checkpoints.load(checkpoints.find(run, "latest")).best_return is None
 
 
+@pytest.mark.parametrize("learner", [("learner.schedule=fixed",), ("learner=model_based", "policy=trajopt")])
+def test_a_resume_sets_the_learning_rate_that_is_asked_for(in_tmp_path: Path, learner: tuple[str, ...]):
+    small = [*SMALL, "learner.num_steps_per_env=4", *learner]
+    small += ["learner.seed_steps=12", "learner.update_to_data=0.1"] if "learner=model_based" in learner else []
+    assert train([*small, "run_dir=run", "max_iterations=2"]) == 0
+    assert train(["resume=run", "max_iterations=3"]) == 0
+    assert train(["resume=run", "max_iterations=4", "learner.learning_rate=1e-5"]) == 0
+    assert train(["resume=run", "max_iterations=5"]) == 0
+    rates = [float(row["learning_rate"]) for row in read_metrics(Path("run/metrics.csv"))]
+    assert rates == [1e-3, 1e-3, 1e-3, 1e-5, 1e-5]
+    state = checkpoints.load(checkpoints.find(Path("run"), "latest")).learner["optimizer_state_dict"]
+    assert state["param_groups"][0]["lr"] <= 1e-5
+
+
+def test_a_resume_with_more_environments_takes_the_steps_that_are_left(in_tmp_path: Path):
+    model_based = [*SMALL, "policy=trajopt", "learner=model_based", "learner.save_replay=true"]
+    steps = ("learner.num_steps_per_env=4", "learner.seed_steps=900", "learner.buffer_capacity=1000")
+    assert train([*model_based, *steps, "learner.total_env_steps=24", "run_dir=run"]) == 0
+    assert evaluate(["run_dir=run", "num_episodes=2", "num_envs=2", "device=cpu"]) == 0
+    more = ("num_envs=6", "learner.total_env_steps=72", "learner.save_replay=false")
+    assert train(["resume=run", *more]) == 0
+    assert [row["env_steps"] for row in read_metrics(Path("run/metrics.csv"))] == ["12", "24", "48", "72"]
+
+
 @pytest.mark.slow
 def test_the_best_checkpoint_does_not_need_an_episode_that_ends_as_it_is_saved(in_tmp_path: Path):
     short = ("num_envs=4", "learner.num_steps_per_env=1", "learner.num_mini_batches=1", "learner.num_learning_epochs=1")

@@ -149,7 +149,9 @@ def test_noise_is_executed_and_not_demonstrated(in_tmp_path: Path):
     with h5py.File("0.hdf5") as still, h5py.File("0.3.hdf5") as moved:
         names = ("data/demo_0/obs/policy", "data/demo_0/actions")
         (obs, actions), (other_obs, other_actions) = ([file[name][()] for name in names] for file in (still, moved))
-    assert (actions == 0).all() and (other_actions == 0).all()
+        executed = moved["data/demo_0/executed_actions"][()]
+        assert "executed_actions" not in still["data/demo_0"] and executed.shape == actions.shape
+    assert (actions == 0).all() and (other_actions == 0).all() and 0.1 < executed.std() < 0.6
     assert (obs[0] == other_obs[0]).all() and abs(obs - other_obs).max() > 0.01
 
 

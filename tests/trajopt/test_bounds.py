@@ -17,6 +17,16 @@ def solve(problem, low, high, **changes):
     return TrajOptLayer(config)(model, z0, prior)
 
 
+def test_a_step_that_ends_at_a_bound_is_there_exactly(make_problem):
+    """Whatever the rounding of action + (bound − action): a component beside its bound would count as free."""
+    low, high = -0.1, 0.15
+    for iterations in (1, 2):
+        solution = solve(make_problem(num_envs=400, scale=3.0, dtype=torch.float32), low, high, iterations=iterations)
+        for bound in (low, high):
+            near = (solution.actions - bound).abs() < 1e-6
+            assert near.sum() > 100 and (solution.actions[near] == torch.tensor(bound)).all()
+
+
 @pytest.mark.parametrize("unbounded", [None, inf], ids=["null", "infinite"])
 def test_each_component_has_its_own_bounds(make_problem, unbounded):
     problem = make_problem(num_envs=16, action_dim=3, scale=3.0)

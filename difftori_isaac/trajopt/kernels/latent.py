@@ -1,7 +1,7 @@
 """Rollouts of a latent model in one launch, their adjoint in another, cost and gradient of a plan in one as well.
 
-A thread block rolls out a few environments. The kernel compiles for CUDA (sm_90), where it needs 16 KiB of shared
-memory in float32 and 30 KiB in float64, but has run on CPUs alone, where torch is an order of magnitude faster.
+A thread block rolls out a few environments; on CUDA (sm_90) it needs 16 KiB of shared memory in float32 and 30 KiB in
+float64. On a CPU torch is an order of magnitude faster.
 """
 # pyright: reportInvalidTypeForm=false, reportGeneralTypeIssues=false
 
