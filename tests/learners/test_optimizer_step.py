@@ -122,6 +122,23 @@ def test_slow_copies_follow_once_in_so_many_steps():
     assert algorithm.num_updates == 8 and moved == [3, 6]
 
 
+def test_the_encoder_learns_at_a_rate_of_its_own():
+    env, algorithm = build(**CHEAP | {"encoder_lr_scale": 0.0})
+    before = {part: [p.clone() for p in parameters] for part, parameters in algorithm.world_model.parts().items()}
+    train(env, algorithm, 256)
+    after = algorithm.world_model.parts()
+    assert [part for part in PARTS if all(map(torch.equal, before[part], after[part]))] == ["encoder"]
+
+
+def test_the_unit_of_values_follows_their_range():
+    env, algorithm = build(**CHEAP)
+    train(env, algorithm, 128)
+    unit = algorithm.world_model.value_unit.fill_(100.0)
+    algorithm.updates_due = 1.0
+    algorithm.update()
+    assert 1.0 < unit < 100.0
+
+
 def test_statistics_of_solves_begin_anew_once_they_are_read():
     env, algorithm = build(4)
     policy, fresh, obs = algorithm.policy, SolverStatistics(), env.get_observations()
