@@ -9,6 +9,7 @@ import torch
 
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.layer import TrajOptLayer
+from difftori_isaac.trajopt.linearize import linearize
 from difftori_isaac.trajopt.problem import TrajOptProblem
 from difftori_isaac.trajopt.solution import SolveStatus
 
@@ -138,6 +139,20 @@ def test_gauss_newton_settles_where_its_hessian_leaves_out_most_of_the_curvature
     solution = layer(model, torch.zeros(5, 1), torch.zeros(5, 2, 1), warm_start=guess)
     assert (solution.iterations >= 6).all(), "few steps are rejected"
     assert solution.actions.abs().max() < 0.01
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_hessian_is_kept_for_so_many_iterations(make_problem, monkeypatch, every):
+    fresh = []
+
+    def watched(problem, actions, hessian=None):
+        fresh.append(hessian is None)
+        return linearize(problem, actions, hessian)
+
+    monkeypatch.setattr("difftori_isaac.trajopt.solvers.gauss_newton.linearize", watched)
+    with torch.no_grad():
+        make_layer(iterations=6, hessian_every=every, tolerance=1e-14)(*make_problem())
+    assert fresh == [iteration % every == 0 for iteration in range(7)]
 
 
 def test_rank_deficient_steep_problems_solve_in_float32():
