@@ -88,6 +88,12 @@ def test_what_is_not_finite_stays_in_its_environment(hand_made, pool, num_worker
     assert extras["final_obs"]["policy"][3].tolist() == [start[3].item(), 1.0]
 
 
+def test_what_ends_by_itself_at_the_time_limit_is_not_truncated(hand_made):
+    with closing(make(num_envs=3, limit=1)) as env:
+        *_, dones, extras = act(env, e0=hand_made.END, e1=hand_made.NAN_OBS)
+        assert dones.tolist() == [1, 1, 1] and extras["time_outs"].tolist() == [False, False, True]
+
+
 def test_processes_change_nothing(pool):
     with closing(make()) as env:
         for workers in (env, pool):
