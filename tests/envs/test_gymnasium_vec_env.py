@@ -119,12 +119,13 @@ def test_staggered_episodes_end_apart(pool):
         assert act(pool)[2].tolist() == (ages + step == LIMIT).tolist()
 
 
-def test_an_evaluation_counts_the_successes_of_the_episodes_it_counts():
+def test_an_evaluation_counts_the_first_episodes_of_every_environment_and_their_successes():
     """Every step ends an episode of the first environment, which fails; the second gets to the time limit."""
     with closing(make(num_envs=2)) as env:
         ends = torch.tensor([[float(sys.modules["hand_made"].END)], [0.0]])
-        result = run_episodes(EvaluateConfig(task="hand-made", num_episodes=2), env, lambda obs: ends)
-        assert result["success_rate"] == 0.5 and result["episode_length"]["mean"] == (1 + LIMIT) / 2
+        result = run_episodes(EvaluateConfig(task="hand-made", num_episodes=3), env, lambda obs: ends)
+        assert result["success_rate"] == pytest.approx(1 / 3)
+        assert result["episode_length"]["mean"] == result["return"]["mean"] == (1 + 1 + LIMIT) / 3
 
 
 def test_tensors_are_no_views_of_what_comes_next():
