@@ -142,6 +142,17 @@ def test_only_episodes_that_are_good_enough_are_kept(in_tmp_path: Path, capsys: 
     assert not Path("best.hdf5").exists()
 
 
+def test_episodes_that_are_not_finite_are_no_demonstrations(
+    in_tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    forces = iter([torch.nan])
+    monkeypatch.setattr(
+        "difftori_isaac.run.rollout.make_policy", lambda *_: lambda obs: torch.full((2, 1), next(forces, 0.0))
+    )
+    assert collect("num_demos=2", "output=demos.hdf5") == 0
+    assert "2 demonstrations of 20 steps" in capsys.readouterr().out
+
+
 def test_noise_is_executed_and_not_demonstrated(in_tmp_path: Path):
     for noise in ("0", "0.3"):
         asked = ("policy=zero", "num_demos=2", f"action_noise={noise}", f"output={noise}.hdf5")
