@@ -235,6 +235,10 @@ def test_demonstrations_held_back_are_not_learned_from(demos):
     algorithm = build(demos, validation_share=0.9, num_demos=1)
     algorithm.train_mode()
     assert len(algorithm._training) == 3 and algorithm._validation is None
+    algorithm = build(demos, "mlp", validation_share=0.5, num_demos=5, num_updates=1)
+    (row,) = train(algorithm, 1)
+    learned, held_back = (algorithm._error(part) for part in (algorithm._training, algorithm._validation))
+    assert row["validation_error"] == held_back != learned
 
 
 def test_pictures_and_point_clouds_are_observed(tmp_path):
