@@ -181,6 +181,15 @@ def test_past_the_end_the_last_action_is_repeated():
     assert set(dataset.sample(200).actions[:, 0, 0].tolist()) == {0, 1, 2, 10, 20, 21}
 
 
+def test_a_search_with_shrinking_noise_gets_closer_to_the_lowest_energy(demos):
+    errors = []
+    for shrink in (1.0, 0.5):
+        head = build(demos, "ibc", ibc={"iterations": 6, "noise_shrink": shrink}).policy.head
+        head.energies = lambda features, chunks: 100.0 * (chunks - 0.3).square().sum(dim=2)
+        errors.append((head.chunk(torch.zeros(50, 3)) - 0.3).abs().mean().item())
+    assert errors[1] < 0.3 * errors[0], errors
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_training_goes_on_from_a_saved_state_bit_for_bit(demos, policy):
     algorithm = build(demos, policy, num_updates=5)

@@ -72,6 +72,12 @@ def test_another_seed_is_another_plan(make_problem):
     assert torch.equal(first, same) and not torch.equal(first, other)
 
 
+def test_momentum_keeps_a_share_of_the_plan_before(make_problem):
+    problem = make_problem(scale=3.0)
+    plans = [make_layer({"momentum": share}, iterations=1)(*problem).actions for share in (0.0, 0.25)]
+    torch.testing.assert_close(plans[1], plans[0].lerp(problem[2], 0.25))
+
+
 def test_gradient_reaches_the_prior_alone(make_problem):
     model, z0, prior = make_problem()
     z0.requires_grad_()
