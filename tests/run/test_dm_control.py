@@ -45,6 +45,17 @@ def test_train_resume_and_evaluate(in_tmp_path: Path, capsys: pytest.CaptureFixt
     assert 0 < result["return"]["mean"] <= 20 and result["return"]["std"] > 0
 
 
+def test_a_run_stops_with_a_saved_state_once_over_a_tenth_of_its_plans_fail(
+    in_tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    for failures, status, iterations in ((3.0, 0, 2), (4.0, 1, 1)):
+        monkeypatch.setattr("difftori_isaac.run.loop.merged", lambda _, count=failures: {"solver_failures": count})
+        run = Path(f"run{status}")
+        assert train([*SMALL, f"run_dir={run}", "max_iterations=2", "save_interval=9"]) == status
+        assert checkpoints.load(checkpoints.find(run, "latest")).iteration == iterations
+    assert "4 of 36 plans failed in iteration 1; allowed: a share of" in capsys.readouterr().err
+
+
 def test_what_is_evaluated_is_drawn_with_the_command_that_is_printed(in_tmp_path: Path, capsys: pytest.CaptureFixture):
     assert train([*SMALL, "run_dir=run", "max_iterations=2"]) == 0
     asked = ("run_dir=run", "policy=mlp", "checkpoint=all", "num_episodes=2", "device=cpu")
