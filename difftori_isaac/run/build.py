@@ -153,6 +153,9 @@ def fill_from_task[C: RunConfig](config: C, settings: Mapping[str, Any]) -> C:
             f"allowed: world_model={fitting.world_model_files}"
         )
     if isinstance(learner, PPOConfig):
+        algorithm = settings.get("algorithm", {})
+        if unused := [name for name in ("symmetry_cfg", "rnd_cfg") if algorithm.get(name)]:
+            print(f"note: {' and '.join(unused)} of the task's rsl_rl settings: not used here")
         try:
             learner = learner.filled_from(dict(settings))
             if config.policy == "trajopt" and world_model.name == "latent":

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from difftori_isaac.data.demonstrations import Demonstration, read, writing
+from difftori_isaac.data.demonstrations import Demonstration, read, task_of, writing
 
 
 def make_demo(length: int, seed: int = 0) -> Demonstration:
@@ -70,6 +70,16 @@ def test_a_single_array_of_observations_is_the_group_policy(tmp_path):
     (demo,) = read(tmp_path / "demos.hdf5", ["policy"])
     assert demo.obs["policy"].dtype == demo.actions.dtype == torch.float32
     assert demo.obs["policy"].shape == (4, 3) and demo.rewards is demo.executed is None
+
+
+def test_files_say_which_task_they_were_made_in(tmp_path):
+    path = tmp_path / "demos.hdf5"
+    for env_args, task in (({"env_name": "Cart", "type": "difftori_isaac"}, "Cart"), ({"env_name": "Cart"}, None)):
+        with writing(path, env_args) as writer:
+            writer.add(make_demo(2))
+        assert task_of(path) == task
+    path.write_bytes(b"nonsense")
+    assert task_of(path) is None
 
 
 def test_a_file_that_is_not_finished_is_not_there(tmp_path):

@@ -12,6 +12,7 @@ import torch
 
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run import locate
+from difftori_isaac.run.build import fill_from_task
 from difftori_isaac.run.cli import Command
 from difftori_isaac.run.compose import compose, parse
 from difftori_isaac.run.config import RunConfig, TrainConfig, to_dict
@@ -128,6 +129,12 @@ def test_a_world_model_of_other_sizes_is_refused_at_a_resume(
     assert run("train", f"resume={path}", "world_model=tdmpc2") == 2
     text = one_line(capsys)
     assert "world_model=tdmpc2 has world_model.latent_dim 512" in text and "was trained with 50" in text
+
+
+def test_what_is_not_used_of_a_task_s_settings_is_said(capsys: pytest.CaptureFixture):
+    config = compose(TrainConfig, parse(["task=Cartpole"], TrainConfig))
+    fill_from_task(config, {"algorithm": {"rnd_cfg": {"weight": 1.0}, "symmetry_cfg": None}})
+    assert capsys.readouterr().out == "note: rnd_cfg of the task's rsl_rl settings: not used here\n"
 
 
 def test_settings_at_a_resume_are_those_of_the_checkpoint_s_learner(

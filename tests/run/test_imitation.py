@@ -39,7 +39,11 @@ def test_collect_train_resume_and_evaluate(in_tmp_path: Path, capsys: pytest.Cap
         assert actions.shape == (10, 1) and actions.std() > 0.1
     rest = ("device=cpu", "num_envs=3", "learner.total_updates=10", "run_dir=run")
     assert train([*learn, *LEARNER[1:], *rest]) == 0
-    capsys.readouterr()
+    assert "note: learner.dataset was made" not in capsys.readouterr().out
+    other = ("task=cartpole-balance", *learn[1:], *LEARNER[1:], "num_envs=3", "max_iterations=1", "run_dir=other")
+    assert train(other) == 0
+    note = "note: learner.dataset was made in task cartpole-swingup, and this is cartpole-balance"
+    assert note in capsys.readouterr().out
     assert train(["resume=run", "max_iterations=3"]) == 2
     message = "max_iterations is 3, but the learning rate is 0 after 2; allowed: at most 2, or raise learner.total_up"
     assert message in capsys.readouterr().err
