@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 import warnings
 from collections import deque
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from difftori_isaac.run.config import TrainConfig, to_dict
-from difftori_isaac.run.errors import RunError
+from difftori_isaac.run.errors import ConfigError, RunError
 
 WINDOW = 100
 """Finished episodes over which the mean return is taken, as in rsl_rl."""
@@ -189,10 +190,35 @@ def _cell(value: float | None) -> str:
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """Complete rows of a metrics.csv; a row that was cut off while being written is left out."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [row for row in rows if None not in row.values() and None not in row and row["iteration"].isdigit()]
+    """Complete rows of a metrics.csv or eval.csv; a row that was cut off while being written is left out.
+
+    Raises:
+        ConfigError: If the file is damaged.
+    """
+    try:
+        text = path.read_bytes().decode()
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path} is no table ({error}); allowed: the file as it was written") from None
+    if rows and "iteration" not in rows[0]:
+        columns = ", ".join(map(str, rows[0]))
+        raise ConfigError(f"{path} has the columns {columns}; allowed: the file as it was written, with 'iteration'")
+    if rows and not text.endswith("\n") and _damaged_cell(rows[-1]):
+        rows.pop()
+    rows = [row for row in rows if None not in row.values() and None not in row and row["iteration"].isdigit()]
+    if found := next(filter(None, map(_damaged_cell, rows)), None):
+        raise ConfigError(f"{found} of {path}; allowed: a number, or nothing")
+    return rows
+
+
+def _damaged_cell(row: Mapping[str, str]) -> str | None:
+    """Says which cell of a row is no number, if one is not."""
+    for column, cell in row.items():
+        try:
+            float(cell or "nan")
+        except (TypeError, ValueError):  # of cells beyond the header's, which are a list
+            return f"{column} is {cell!r} in iteration {row['iteration']}"
+    return None
 
 
 class Writer(Protocol):

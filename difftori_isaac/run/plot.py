@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import with_config
 from scipy.special import stdtrit
 
 from difftori_isaac.run.compose import Overrides, compose
 from difftori_isaac.run.config import PYDANTIC
 from difftori_isaac.run.errors import ConfigError, RunError
+from difftori_isaac.run.files import read_settings
 from difftori_isaac.run.metrics import read_metrics
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -61,7 +61,7 @@ def plot(overrides: Overrides) -> None:
     groups: dict[str, list[Curve]] = defaultdict(list)
     tasks: dict[str, None] = {}
     for run_dir in run_dirs:
-        settings = read_settings(run_dir)
+        settings = read_settings(run_dir, "task")
         tasks[settings["task"]] = None
         groups[variant(settings, config.label, run_dir)].append(read_curve(run_dir / config.file, config.x, config.y))
     path = Path(config.output if Path(config.output).suffix else f"{config.output}.png")
@@ -81,18 +81,6 @@ def find_runs(runs: str | Sequence[str], file: str = "metrics.csv") -> list[Path
     if not run_dirs:
         raise ConfigError(f"runs is {runs}, where no directory has the file {file}; allowed: run directories")
     return run_dirs
-
-
-def read_settings(run_dir: Path) -> dict[str, Any]:
-    """Every setting of a run.
-
-    Raises:
-        ConfigError: If the directory is no run's.
-    """
-    path = run_dir / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(f"{run_dir} has no config.yaml; allowed: the directory of a run")
-    return yaml.safe_load(path.read_text())
 
 
 def variant(settings: Mapping[str, Any], label: str | Sequence[str], run_dir: Path) -> str:
@@ -124,7 +112,7 @@ def read_curve(path: Path, x: str, y: str) -> Curve:
     """Two columns of a run's metrics.csv or eval.csv, without the rows in which one is empty.
 
     Raises:
-        ConfigError: If there is no such column, or it is empty.
+        ConfigError: If there is no such column, it is empty or the file is damaged.
     """
     rows = read_metrics(path)
     for column in (x, y):

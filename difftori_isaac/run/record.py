@@ -17,6 +17,7 @@ import torch
 
 import difftori_isaac
 from difftori_isaac.run.errors import RunError
+from difftori_isaac.run.files import RunRecord, read_json
 
 PACKAGES = ("difftori-isaac", "isaaclab", "newton", "mujoco-warp", "warp-lang", "torch", "rsl-rl-lib", "theseus-ai")
 """Distributions whose versions a result may depend on."""
@@ -32,13 +33,10 @@ def write_record(run_dir: Path, *, iteration: int, processes: int, num_envs: int
         num_envs: Environments of all of them together.
 
     Raises:
-        RunError: If run.json is damaged.
+        ConfigError: If run.json is damaged.
     """
     path = run_dir / "run.json"
-    try:
-        starts = json.loads(path.read_text())["starts"] if path.exists() else []
-    except ValueError as error:
-        raise RunError(f"{path} is no JSON ({error}); allowed: the file as it was written, or none") from None
+    starts = read_json(path, RunRecord).get("starts", [])
     git, diff = _git(Path(difftori_isaac.__file__).parent)
     if diff:
         git["diff"] = f"git_{len(starts)}.patch"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ import numpy as np
 
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.errors import ConfigError
+from difftori_isaac.run.files import Evaluation, RunRecord, read_json, read_settings
 from difftori_isaac.run.metrics import read_metrics
-from difftori_isaac.run.plot import Curve, read_settings
+from difftori_isaac.run.plot import Curve
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,17 @@ class Results:
         """Every setting.
 
         Raises:
-            ConfigError: If the directory is no run's.
+            ConfigError: If the directory is no run's, or the file is damaged.
         """
-        return read_settings(self.run_dir)
+        return read_settings(self.run_dir, "task", "policy", "seed", "max_iterations")
 
     @cached_property
     def columns(self) -> dict[str, np.ndarray]:
-        """Columns of metrics.csv, shapes (num_iterations,); NaN where one is empty."""
+        """Columns of metrics.csv, shapes (num_iterations,); NaN where one is empty.
+
+        Raises:
+            ConfigError: If the file is damaged.
+        """
         path = self.run_dir / "metrics.csv"
         rows = read_metrics(path) if path.is_file() else []
         names = list(rows[0]) if rows else []
@@ -48,7 +52,7 @@ class Results:
         Raises:
             ConfigError: If the file is damaged.
         """
-        return self._json("run.json").get("starts", [])
+        return read_json(self.run_dir / "run.json", RunRecord).get("starts", [])
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:
@@ -57,7 +61,7 @@ class Results:
         Raises:
             ConfigError: If the file is damaged.
         """
-        return self._json("eval.json")
+        return read_json(self.run_dir / "eval.json", Evaluation)
 
     @property
     def video(self) -> Path | None:
@@ -126,13 +130,6 @@ class Results:
     def _values(self, column: str) -> np.ndarray:
         values = self.columns.get(column, np.empty(0))
         return values[np.isfinite(values)]
-
-    def _json(self, name: str) -> dict[str, Any]:
-        path = self.run_dir / name
-        try:
-            return json.loads(path.read_text()) if path.is_file() else {}
-        except ValueError as error:
-            raise ConfigError(f"{path} is no JSON ({error}); allowed: the file as it was written, or none") from None
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -30,9 +30,15 @@ def test_train_resume_and_evaluate(in_tmp_path: Path, capsys: pytest.CaptureFixt
     record = Path("run/run.json")
     whole = record.read_text()
     record.write_text(whole[:-9])
-    assert train(["resume=run", "max_iterations=3"]) == 1
+    assert train(["resume=run", "max_iterations=3"]) == 2
     assert "run/run.json is no JSON" in capsys.readouterr().err
     record.write_text(whole)
+    metrics = Path("run/metrics.csv")
+    numbers = metrics.read_bytes()
+    metrics.write_bytes(numbers + b"\xff")
+    assert train(["resume=run", "max_iterations=3"]) == 2
+    assert "run/metrics.csv is no table" in capsys.readouterr().err
+    metrics.write_bytes(numbers)
     assert train(["resume=run", "max_iterations=3"]) == 0
     rows = read_metrics(Path("run/metrics.csv"))
     assert [row["iteration"] for row in rows] == ["1", "2", "3"]

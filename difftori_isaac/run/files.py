@@ -1,0 +1,126 @@
+"""Files of a run, read back: what is damaged is named in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from difftori_isaac.run.errors import ConfigError
+
+
+class Git(TypedDict):
+    """Code of a start."""
+
+    revision: str | None
+    dirty: bool
+    diff: NotRequired[str]
+
+
+class Hardware(TypedDict):
+    """Machine of a start."""
+
+    gpus: list[str]
+    cpus: int | None
+    system: str
+
+
+class Start(TypedDict):
+    """A start of a run."""
+
+    time: str
+    iteration: int
+    command: str
+    git: Git
+    versions: dict[str, str | None]
+    hardware: Hardware
+
+
+class RunRecord(TypedDict):
+    """What run.json holds at least."""
+
+    starts: list[Start]
+
+
+class Summary(TypedDict):
+    """Statistics of an evaluation."""
+
+    mean: float
+    std: float | None
+    interval_95: list[float] | None
+
+
+Evaluation = TypedDict(
+    "Evaluation",
+    {
+        "num_episodes": int,
+        "iteration": int | None,
+        "seed": int,
+        "return": Summary,
+        "episode_length": Summary,
+        "success_rate": float | None,
+        "nonfinite_episodes": int,
+    },
+)
+"""What eval.json holds at least."""
+
+
+class Settings(TypedDict, total=False):
+    """Settings in config.yaml that tell runs apart, or how far one has come."""
+
+    task: str
+    policy: str
+    seed: int
+    max_iterations: int | None
+
+
+def read_settings(run_dir: Path, *needed: str) -> dict[str, Any]:
+    """Every setting of a run, from config.yaml.
+
+    Raises:
+        ConfigError: If the directory is no run's, the file is damaged or has not what is ``needed``.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{run_dir} has no config.yaml; allowed: the directory of a run")
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is no YAML ({error}); allowed: the file as it was written") from None
+    _check(settings, Settings, path)
+    if missing := [key for key in needed if key not in settings]:
+        raise ConfigError(f"{path} has no {', '.join(missing)}; allowed: the file as it was written")
+    return settings
+
+
+def read_json(path: Path, shape: Any) -> dict[str, Any]:
+    """What a JSON file of a run holds; nothing if there is none.
+
+    Args:
+        path: The file.
+        shape: A TypedDict of what it has to hold.
+
+    Raises:
+        ConfigError: If the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path} is no JSON ({error}); allowed: the file as it was written, or none") from None
+    _check(content, shape, path)
+    return content
+
+
+def _check(content: Any, shape: Any, path: Path) -> None:
+    """Refuses content of another shape."""
+    try:
+        TypeAdapter(shape).validate_python(content, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+        raise ConfigError(f"{path} is damaged ({reason}); allowed: the file as it was written") from None

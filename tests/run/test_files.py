@@ -1,0 +1,88 @@
+"""Damaged files of a run: each is one line that names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from difftori_isaac.run.errors import ConfigError
+from difftori_isaac.run.files import RunRecord, read_json, read_settings
+from difftori_isaac.run.metrics import read_metrics
+from difftori_isaac.run.record import write_record
+from difftori_isaac.scripts.plot import main as plot
+from difftori_isaac.scripts.report import main as report
+
+SETTINGS = {
+    b"task: [": "is no YAML (",
+    b"\xff": "is no YAML (",
+    b"day: 2020-13-45": "is no YAML (",
+    b"": "is damaged (Input should be a valid dictionary); allowed: the file as it was written",
+    b"[1, 2]": "is damaged (Input should be a valid dictionary); allowed: ",
+    b"task: 3": "is damaged (task: Input should be a valid string); allowed: ",
+    b"policy: mlp": "has no task",
+}
+
+METRICS = {
+    b"iteration,env_steps,mean_return\n1,16,much\n": "mean_return is 'much' in iteration 1 of ",
+    b"iteration,env_steps,mean_return\n1,16,\xff\n": "metrics.csv is no table (",
+    b"env_steps,mean_return\n16,2\n": "metrics.csv has the columns env_steps, mean_return; allowed: ",
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "config.yaml").write_text("task: Reach\npolicy: mlp\nseed: 0\nmax_iterations: 3\n")
+    (tmp_path / "metrics.csv").write_text("iteration,env_steps,mean_return\n1,16,2\n")
+    return tmp_path
+
+
+def fails(script: str, run: Path, capsys: pytest.CaptureFixture) -> str:
+    """The one line with which a script refuses the run."""
+    code = plot([f"runs={run}", f"output={run}/curves.png"]) if script == "plot" else report([f"run_dir={run}"])
+    text = capsys.readouterr().err
+    assert code == 2 and text.count("\n") == 1
+    return text
+
+
+@pytest.mark.parametrize("script", ["plot", "report"])
+@pytest.mark.parametrize("damage", SETTINGS)
+def test_damaged_settings_are_named(damage: bytes, script: str, run: Path, capsys: pytest.CaptureFixture):
+    (run / "config.yaml").write_bytes(damage)
+    assert f"{run}/config.yaml {SETTINGS[damage]}" in fails(script, run, capsys)
+
+
+@pytest.mark.parametrize("script", ["plot", "report"])
+@pytest.mark.parametrize("damage", METRICS)
+def test_a_damaged_table_is_named(damage: bytes, script: str, run: Path, capsys: pytest.CaptureFixture):
+    (run / "metrics.csv").write_bytes(damage)
+    text = fails(script, run, capsys)
+    assert METRICS[damage] in text and str(run / "metrics.csv") in text
+
+
+def test_a_last_row_that_was_cut_off_within_a_number_is_left_out(run: Path):
+    with (run / "metrics.csv").open("a") as file:
+        file.write("2,32,-")
+    assert [row["iteration"] for row in read_metrics(run / "metrics.csv")] == ["1"]
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", '{"starts": [1]}', '{"starts": 3}', "{}"])
+def test_a_record_of_the_wrong_shape_is_named(content: str, run: Path, capsys: pytest.CaptureFixture):
+    (run / "run.json").write_text(content)
+    assert f"{run}/run.json is damaged (" in fails("report", run, capsys)
+    with pytest.raises(ConfigError, match=r"run\.json is damaged \(.*; allowed: the file as it was written"):
+        write_record(run, iteration=1, processes=1, num_envs=1)
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "3", '{"return": 1.5}', '{"return": {"mean": "high"}}'])
+def test_an_evaluation_of_the_wrong_shape_is_named(content: str, run: Path, capsys: pytest.CaptureFixture):
+    (run / "eval.json").write_text(content)
+    assert f"{run}/eval.json is damaged (" in fails("report", run, capsys)
+
+
+def test_what_a_run_writes_is_read_back(run: Path):
+    write_record(run, iteration=0, processes=1, num_envs=1)
+    write_record(run, iteration=1, processes=1, num_envs=1)
+    assert [start["iteration"] for start in read_json(run / "run.json", RunRecord)["starts"]] == [0, 1]
+    assert read_settings(run, "task")["max_iterations"] == 3
+    assert read_json(run / "none.json", RunRecord) == {}
