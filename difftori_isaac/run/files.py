@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -10,6 +11,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from difftori_isaac.run.errors import ConfigError
+from difftori_isaac.run.metrics import MetricsFile, read_metrics
 
 
 class Git(TypedDict):
@@ -114,6 +116,19 @@ def read_json(path: Path, shape: Any) -> dict[str, Any]:
         raise ConfigError(f"{path} is no JSON ({error}); allowed: the file as it was written, or none") from None
     _check(content, shape, path)
     return content
+
+
+def discard_evaluations_after(run_dir: Path, iteration: int) -> None:
+    """Deletes evaluations of later iterations than the one a run continues from; damaged ones stay as they are."""
+    table, result = run_dir / "eval.csv", run_dir / "eval.json"
+    with suppress(ConfigError):
+        if table.is_file():
+            MetricsFile(table, keep_until=iteration)
+            if not read_metrics(table):
+                table.unlink()
+    with suppress(ConfigError):
+        if (read_json(result, Evaluation).get("iteration") or 0) > iteration:
+            result.unlink()
 
 
 def _check(content: Any, shape: Any, path: Path) -> None:

@@ -24,6 +24,7 @@ from difftori_isaac.run.config import VARIANTS, TrainConfig, saved_variant, to_d
 from difftori_isaac.run.curves import curves
 from difftori_isaac.run.distributed import World
 from difftori_isaac.run.errors import ConfigError, RunError
+from difftori_isaac.run.files import discard_evaluations_after
 from difftori_isaac.run.metrics import COLUMNS, EpisodeStatistics, MetricsFile, Row, make_writer, merged
 from difftori_isaac.run.progress import Progress
 from difftori_isaac.run.record import write_atomic, write_record
@@ -250,13 +251,14 @@ class TrainingRun:
             yield report
 
     def _open_run_dir(self) -> MetricsFile:
-        """Writes what is known before the first iteration; rows and checkpoints after the resumed one are cut."""
+        """Writes what is known before the first iteration; what there is of iterations after the resumed one is cut."""
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             if self.forked_from is not None:
                 shutil.copy(self.forked_from / "metrics.csv", self.run_dir)
             metrics = MetricsFile(self.run_dir / "metrics.csv", keep_until=self.iteration)
             checkpoints.discard_after(self.run_dir, self.iteration)
+            discard_evaluations_after(self.run_dir, self.iteration)
             if not (checkpoints.folder(self.run_dir) / checkpoints.BEST).is_file():
                 self.best_return = None
             write_atomic(self.run_dir / "config.yaml", yaml.safe_dump(to_dict(self.config), sort_keys=False))

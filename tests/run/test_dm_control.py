@@ -95,12 +95,14 @@ def test_a_resume_from_before_the_best_checkpoint_looks_for_a_new_one(in_tmp_pat
     for iteration in (1, 5):
         later = replace(first, iteration=iteration, best_return=60.0)
         checkpoints.save(later, run, keep=9, best=iteration == 5)
+    (run / "eval.csv").write_text("iteration,mean_return\n1,20\n5,60\n")
     assert train(["resume=run/checkpoints/checkpoint_0000001.pt", "max_iterations=2"]) == 0
     assert [path.name for path in sorted(checkpoints.folder(run).iterdir())] == [
         "checkpoint_0000001.pt",
         "checkpoint_0000002.pt",
     ]
     assert checkpoints.load(checkpoints.find(run, "latest")).best_return is None
+    assert (run / "eval.csv").read_text() == "iteration,mean_return\n1,20\n"
 
 
 @pytest.mark.parametrize("learner", [("learner.schedule=fixed",), ("learner=model_based", "policy=trajopt")])

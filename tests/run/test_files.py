@@ -1,13 +1,14 @@
-"""Damaged files of a run: each is one line that names it."""
+"""Files of a run: damaged ones are named in one line, evaluations of a future that is gone are deleted."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from difftori_isaac.run.errors import ConfigError
-from difftori_isaac.run.files import RunRecord, read_json, read_settings
+from difftori_isaac.run.files import RunRecord, discard_evaluations_after, read_json, read_settings
 from difftori_isaac.run.metrics import read_metrics
 from difftori_isaac.run.record import write_record
 from difftori_isaac.scripts.plot import main as plot
@@ -86,3 +87,29 @@ def test_what_a_run_writes_is_read_back(run: Path):
     assert [start["iteration"] for start in read_json(run / "run.json", RunRecord)["starts"]] == [0, 1]
     assert read_settings(run, "task")["max_iterations"] == 3
     assert read_json(run / "none.json", RunRecord) == {}
+
+
+def evaluate(run: Path, iteration: int | None) -> None:
+    """Leaves the files of an evaluation of one checkpoint, and of all up to iteration 3."""
+    statistics = {"mean": 1.0, "std": None, "interval_95": None}
+    result = {"num_episodes": 1, "iteration": iteration, "seed": 0, "success_rate": None, "nonfinite_episodes": 0}
+    (run / "eval.json").write_text(json.dumps(result | {"return": statistics, "episode_length": statistics}))
+    (run / "eval.csv").write_text("iteration,std_return\n1,\n2,0.5\n3,0.25\n")
+
+
+@pytest.mark.parametrize(("iteration", "stays"), [(2, True), (3, False), (None, True)])
+def test_evaluations_after_the_resumed_iteration_are_deleted(iteration: int | None, stays: bool, run: Path):
+    evaluate(run, iteration)
+    discard_evaluations_after(run, 2)
+    assert (run / "eval.csv").read_text() == "iteration,std_return\n1,\n2,0.5\n"
+    assert (run / "eval.json").is_file() == stays
+    discard_evaluations_after(run, 0)
+    assert not (run / "eval.csv").exists()
+    discard_evaluations_after(run, 0)  # where there is none
+
+
+def test_damaged_evaluations_do_not_hinder_a_resume(run: Path):
+    for name in ("eval.csv", "eval.json"):
+        (run / name).write_bytes(b"\xff")
+    discard_evaluations_after(run, 0)
+    assert (run / "eval.csv").read_bytes() == (run / "eval.json").read_bytes() == b"\xff"
