@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shlex
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +20,17 @@ from scipy.special import stdtrit
 
 from difftori_isaac.run import build, locate, rollout
 from difftori_isaac.run import checkpoint as checkpoints
-from difftori_isaac.run.compose import Overrides
-from difftori_isaac.run.config import EvaluateConfig
+from difftori_isaac.run.compose import Overrides, compose_values
+from difftori_isaac.run.config import EvaluateConfig, shared_keys, to_dict
 from difftori_isaac.run.record import write_atomic
 from difftori_isaac.run.report import try_report
+from difftori_isaac.run.results import flat
 
 if TYPE_CHECKING:
     from difftori_isaac.envs.vec_env import VecEnv
+
+CHANGEABLE = ("trajopt", "world_model", "learner", "env_overrides")
+"""Settings of the training, and sections of them, that an evaluation may change."""
 
 
 def evaluate(overrides: Overrides) -> None:
@@ -102,8 +107,16 @@ def _result(config: EvaluateConfig, env: VecEnv, origin: rollout.Origin | None) 
         "device": config.device,
         "num_envs": config.num_envs,
         "env_overrides": list(config.env_overrides),
+        "changed": {} if origin is None else changed(config, origin.checkpoint.config),
         **run_episodes(config, env, rollout.make_policy(config, env, origin)),
     }
+
+
+def changed(config: EvaluateConfig, trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of an evaluation that are not those of the training, by dotted key."""
+    whole = compose_values(EvaluateConfig, Overrides(), shared_keys(trained, EvaluateConfig))
+    before, now = (flat({key: values[key] for key in CHANGEABLE}) for values in (whole, to_dict(config)))
+    return {key: value for key, value in now.items() if value != before.get(key)}
 
 
 def run_episodes(config: EvaluateConfig, env: VecEnv, policy: rollout.Policy) -> dict[str, Any]:

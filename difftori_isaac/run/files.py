@@ -65,6 +65,7 @@ Evaluation = TypedDict(
         "episode_length": Summary,
         "success_rate": float | None,
         "nonfinite_episodes": int,
+        "changed": NotRequired[dict[str, Any]],
     },
 )
 """What eval.json holds at least."""

@@ -81,8 +81,9 @@ def test_a_plan_is_evaluated_beside_its_prior(in_tmp_path: Path, capsys: pytest.
     returns = []
     for act_with in ("plan", "prior"):
         assert evaluate([*asked, f"learner.act_with={act_with}"]) == 0
-        returns.append(json.loads(Path("eval.json").read_text())["return"]["mean"])
-    assert returns[0] != returns[1]
+        result = json.loads(Path("eval.json").read_text())
+        returns.append(result["return"]["mean"])
+    assert returns[0] != returns[1] and result["changed"] == {"learner.act_with": "prior"}
     capsys.readouterr()
     assert evaluate([*asked, "learner.gamma=0.9"]) == 2
     assert "learner.gamma is no setting of this learner, 'model_based'" in capsys.readouterr().err

@@ -5,10 +5,10 @@ from contextlib import closing
 import pytest
 
 from difftori_isaac.run import build, rollout
-from difftori_isaac.run.compose import parse
-from difftori_isaac.run.config import EvaluateConfig, PlayConfig, RolloutConfig
+from difftori_isaac.run.compose import compose, parse
+from difftori_isaac.run.config import EvaluateConfig, PlayConfig, RolloutConfig, TrainConfig, shared_keys, to_dict
 from difftori_isaac.run.errors import ConfigError
-from difftori_isaac.run.evaluate import run_episodes
+from difftori_isaac.run.evaluate import changed, run_episodes
 
 
 @pytest.mark.sim
@@ -35,3 +35,20 @@ def test_a_policy_without_parameters_has_nothing_of_a_run(schema: type[RolloutCo
         with pytest.raises(ConfigError) as error:
             rollout.configure(schema, asked)
         assert str(error.value) == f"policy=random has no checkpoint; leave {given.partition('=')[0]}= out{hint}"
+
+
+def test_settings_that_differ_from_the_training_are_told():
+    asked = ["task=walker-walk", "learner=model_based", "trajopt.horizon=4", "env.episode_steps=20", "seed=3"]
+    trained = to_dict(compose(TrainConfig, parse(asked, TrainConfig)))
+    del trained["trajopt"]["prior_weight"]  # the checkpoint is of a version that had no such setting
+
+    def told(*arguments: str):
+        overrides = parse(arguments, EvaluateConfig)
+        return changed(compose(EvaluateConfig, overrides, shared_keys(trained, EvaluateConfig)), trained)
+
+    assert told() == told("trajopt.horizon=4", "trajopt.prior_weight=1", "env.episode_steps=20", "seed=4") == {}
+    assert told("trajopt.prior_weight=1000", "learner.act_with=prior", "env.episode_steps=30") == {
+        "trajopt.prior_weight": 1000.0,
+        "learner.act_with": "prior",
+        "env_overrides": ["env.episode_steps=30"],
+    }

@@ -92,9 +92,20 @@ def test_page_of_a_run_holds_everything(tmp_path: Path):
         assert text in page.text
     for text in ("steps per second 500", "plans converged, mean 50.0%", "plans failed, total 6", "a<b"):
         assert text in page.text
+    assert "other settings" not in page.text
     for text in ("0.42 to 0.58", "87.5%", "save_interval 7 25", "torch 2", "abc , with changes"):
         assert text in page.text
     assert "non-finite, total 6" in page.text
+
+
+def test_what_an_evaluation_changed_is_beside_it(tmp_path: Path):
+    run = make_run(tmp_path / "run")
+    result = {"mean": 0.5, "std": 0.1, "interval_95": [0.42, 0.58]}
+    evaluation = {"num_episodes": 9, "iteration": 3, "seed": 1, "nonfinite_episodes": 0, "success_rate": None}
+    evaluation |= {"changed": {"trajopt.prior_weight": 1000.0, "env_overrides": ["env.a=1"]}}
+    (run / "eval.json").write_text(json.dumps(evaluation | {"return": result, "episode_length": result}))
+    text = Page(write_report(run)).text
+    assert "With other settings than the training: trajopt.prior_weight=1000.0 , env_overrides=[env.a=1]" in text
 
 
 def test_large_video_is_linked_beside_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
