@@ -20,9 +20,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from difftori_isaac.run import checkpoint as checkpoints
+from difftori_isaac.run.errors import ConfigError
+from difftori_isaac.run.files import read_settings
 from difftori_isaac.run.metrics import read_metrics
 from difftori_isaac.run.record import write_atomic
 
@@ -48,16 +48,20 @@ class Progress:
     """Mean return in the last iteration that has one."""
     best: float | None = None
     """Highest mean return of an iteration."""
+    damage: str = ""
+    """Which of the files is damaged, in one line."""
 
     @classmethod
     def read(cls, run_dir: Path) -> Progress:
-        """Reads the files of a run, which may be missing."""
-        try:
-            rows = read_metrics(run_dir / "metrics.csv")
-            total = yaml.safe_load((run_dir / "config.yaml").read_text())["max_iterations"]
-        except FileNotFoundError:
+        """Reads the files of a run, which may be missing or damaged."""
+        metrics = run_dir / "metrics.csv"
+        if not (metrics.is_file() and (run_dir / "config.yaml").is_file()):
             return cls()
-        returns = [float(row["mean_return"]) for row in rows if row["mean_return"]]
+        try:
+            rows, total = read_metrics(metrics), read_settings(run_dir, "max_iterations")["max_iterations"]
+        except ConfigError as error:
+            return cls(damage=" ".join(str(error).split()))
+        returns = [float(row["mean_return"]) for row in rows if row.get("mean_return")]
         done = int(rows[-1]["iteration"]) if rows else 0
         return cls(done, total, returns[-1] if returns else None, max(returns, default=None))
 
@@ -124,7 +128,10 @@ class Trial:
                 record = self._record(number, name, values, "finished")
                 print(f"{name}: is finished", flush=True)
                 return record
-            self._record(number, name, values, "running")
+            record = self._record(number, name, values, "running")
+            if record.status == "failed":
+                print(f"{name}: failed, {record.reason}", flush=True)
+                return record
             print(f"{name}: started, {log}", flush=True)
             began, status, reason = time.monotonic(), "stopped", ""
             try:
@@ -152,7 +159,10 @@ class Trial:
         return arguments
 
     def _record(self, number: int, name: str, values: dict[str, str], status: Any, reason: str = "") -> Record:
+        """Writes how the trial went; with a damaged run it failed."""
         progress = Progress.read(self.sweep_dir / name)
+        if progress.damage:
+            status, reason = "failed", reason or progress.damage
         record = Record(
             number=number,
             trial=name,

@@ -113,6 +113,21 @@ def test_a_run_is_finished_when_it_has_done_what_is_asked(tmp_path: Path, make_c
     assert Progress.read(tmp_path / "none") == Progress()
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.csv"])
+def test_a_damaged_run_is_a_trial_that_failed(name: str, in_tmp_path: Path, make_checkpoint, capsys):
+    """The other trial is finished, so that nothing is trained."""
+    for seed in (1, 2):
+        write_run(Path(f"sweep/seed={seed}"), make_checkpoint, done=5, total=5)
+    Path(f"sweep/seed=1/{name}").write_bytes(b"\xff")
+    Path("sweep/sweep.yaml").write_text(yaml.safe_dump({"fixed": ["task=Cartpole"]}))
+    assert train(["-m", "task=Cartpole", "seed=1,2", "sweep_dir=sweep"]) == 1
+    text = capsys.readouterr()
+    assert f"failed: seed=1: {in_tmp_path}/sweep/seed=1/{name} is no " in text.err and "seed=2: is finished" in text.out
+    first, second = read_records(Path("sweep"))
+    assert (first.status, second.status) == ("failed", "finished")
+    assert f"{name} is no " in first.reason and first.reason.count("\n") == 0
+
+
 @pytest.mark.slow
 def test_a_sweep_goes_on_with_what_failed_and_leaves_the_rest(
     in_tmp_path: Path, make_checkpoint, capsys: pytest.CaptureFixture
