@@ -19,6 +19,7 @@ from difftori_isaac.run.overlay import find_plan_path, make_overlay
 from difftori_isaac.run.report import try_report
 
 if TYPE_CHECKING:
+    import numpy as np
     from tensordict import TensorDict
 
     from difftori_isaac.envs.vec_env import VecEnv
@@ -46,7 +47,9 @@ def play(overrides: Overrides) -> None:
         folder = Path() if origin is None or origin.run_dir is None else origin.run_dir
         path = Path(config.video_path or folder / "videos" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}.mp4")
         with closing(_open_video(path, env)) as film:
-            _act(config, env, policy, lambda obs: film.append_data(overlay(env.render_frame(), obs)))
+            _act(config, env, policy, lambda obs: _append(film, overlay(env.render_frame(), obs), path))
+        if not path.is_file():
+            raise RunError(f"cannot write the video {path}: ffmpeg wrote nothing; give video_path=<file>.mp4")
         print(f"video written to {path}")
         if origin is not None and origin.run_dir is not None and path.parent == origin.run_dir / "videos":
             try_report(origin.run_dir)
@@ -79,3 +82,12 @@ def _open_video(path: Path, env: VecEnv) -> Any:
         return imageio.get_writer(path, fps=round(1 / env.step_dt), macro_block_size=2)
     except (OSError, ValueError) as error:
         raise RunError(f"cannot write the video {path}: {error}; give video_path=<file>.mp4") from error
+
+
+def _append(film: Any, frame: np.ndarray, path: Path) -> None:
+    """Appends a frame to the video that is opened at ``path``."""
+    try:
+        film.append_data(frame)
+    except OSError as error:  # with ffmpeg's whole command
+        reason = str(error).partition("\n")[0]
+        raise RunError(f"cannot write the video {path}: {reason}; give video_path=<file>.mp4") from error

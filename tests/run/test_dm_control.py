@@ -9,6 +9,7 @@ import pytest
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.metrics import read_metrics
 from difftori_isaac.scripts.evaluate import main as evaluate
+from difftori_isaac.scripts.play import main as play
 from difftori_isaac.scripts.plot import main as plot
 from difftori_isaac.scripts.train import main as train
 
@@ -137,6 +138,16 @@ def test_the_best_checkpoint_does_not_need_an_episode_that_ends_as_it_is_saved(i
     rows = read_metrics(Path("run/metrics.csv"))
     assert sum(row["mean_return"] == "" for row in rows) > 100 and rows[-1]["mean_return"] == ""
     assert Path("run/checkpoints/best.pt").is_file()
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_a_video_that_cannot_be_written_is_one_line(num_steps: int, in_tmp_path: Path, capsys: pytest.CaptureFixture):
+    """A single frame is gone before anything has read it."""
+    asked = ("task=cartpole-swingup", "policy=random", "env.num_workers=1", "device=cpu", f"num_steps={num_steps}")
+    assert play([*asked, "video=true", "video_path=/proc/x.mp4"]) == 1
+    text = capsys.readouterr()
+    assert text.err.startswith("error: cannot write the video /proc/x.mp4: ") and text.err.count("\n") == 1
+    assert text.err.endswith("; give video_path=<file>.mp4\n") and "video written" not in text.out
 
 
 def test_bad_input_is_one_line(in_tmp_path: Path, capsys: pytest.CaptureFixture):
