@@ -14,9 +14,9 @@ def observed_groups(obs: TensorDict, obs_groups: Mapping[str, list[str]] | None)
     """Groups of the set ``actor``, or :data:`UNLESS_ASKED`.
 
     Raises:
-        ValueError: If one is not among the observations, or another set is named.
+        ValueError: If one is not among the observations, or there is a set that is neither this nor PPO's ``critic``.
     """
-    if unknown := [name for name in obs_groups or {} if name != "actor"]:
+    if unknown := [name for name in obs_groups or {} if name not in ("actor", "critic")]:
         raise ValueError(f"learner.obs_groups has the set {unknown[0]!r}; allowed with this learner: actor")
     groups = (obs_groups or {}).get("actor") or [name for name in UNLESS_ASKED if name in obs]
     if missing := [name for name in groups if name not in obs]:
