@@ -71,6 +71,12 @@ Evaluation = TypedDict(
 """What eval.json holds at least."""
 
 
+class SweepSettings(TypedDict):
+    """What sweep.yaml holds at least."""
+
+    fixed: list[str]
+
+
 class Settings(TypedDict, total=False):
     """Settings in config.yaml that tell runs apart, or how far one has come."""
 
@@ -89,14 +95,29 @@ def read_settings(run_dir: Path, *needed: str) -> dict[str, Any]:
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{run_dir} has no config.yaml; allowed: the directory of a run")
-    try:
-        settings = yaml.safe_load(path.read_text())
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is no YAML ({error}); allowed: the file as it was written") from None
-    _check(settings, Settings, path)
+    settings = read_yaml(path, Settings)
     if missing := [key for key in needed if key not in settings]:
         raise ConfigError(f"{path} has no {', '.join(missing)}; allowed: the file as it was written")
     return settings
+
+
+def read_yaml(path: Path, shape: Any) -> dict[str, Any]:
+    """What a YAML file holds.
+
+    Args:
+        path: The file.
+        shape: A TypedDict of what it has to hold.
+
+    Raises:
+        ConfigError: If the file is damaged.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is no YAML ({reason}); allowed: the file as it was written") from None
+    _check(content, shape, path)
+    return content
 
 
 def read_json(path: Path, shape: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from difftori_isaac.run import locate
 from difftori_isaac.run.cli import Terminated
 from difftori_isaac.run.compose import CONFIGS
 from difftori_isaac.run.errors import ConfigError, RunError
+from difftori_isaac.run.files import SweepSettings, read_yaml
 from difftori_isaac.run.record import write_atomic
 from difftori_isaac.run.sweep_plan import Plan, check, make_plan
 from difftori_isaac.run.trial import PREFIX, Record, Trial, read_records, trial_name, write_table
@@ -71,7 +72,7 @@ def _open(plan: Plan) -> Path:
         sweep_dir = Path(plan.config.sweep_dir)
     file = sweep_dir / "sweep.yaml"
     if file.exists():
-        before, now = set(yaml.safe_load(file.read_text())["fixed"]), set(plan.fixed)
+        before, now = set(read_yaml(file, SweepSettings)["fixed"]), set(plan.fixed)
         changed = sorted(item for item in before ^ now if item.partition("=")[0] not in MAY_CHANGE)
         if changed:
             raise ConfigError(

@@ -155,6 +155,11 @@ def test_a_sweep_goes_on_with_what_failed_and_leaves_the_rest(
     Path("other/file").touch()
     assert train(["-m", "task=Cartpole", "sweep_dir=other"]) == 2
     assert "exists and is no sweep" in capsys.readouterr().err
+    for damage in ("fixed: [", "fixed: 3", "[1, 2]"):
+        Path("other/sweep.yaml").write_text(damage)
+        assert train(["-m", "task=Cartpole", "seed=1,2", "sweep_dir=other"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: other/sweep.yaml is ") and error.count("\n") == 1
 
 
 def test_a_search_maximises_the_return(in_tmp_path: Path, make_checkpoint, capsys: pytest.CaptureFixture):
