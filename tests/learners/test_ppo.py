@@ -200,3 +200,10 @@ def test_model_losses_longer_than_the_rollout_are_refused(env):
     with pytest.raises(ValueError, match=r"learner\.model_losses\.horizon is 17; allowed: at most"):
         build(env, horizon=17)
     assert isinstance(build(env, horizon=16), TrajOptPPO)
+
+
+def test_more_mini_batches_than_samples_are_refused(env):
+    learner = PPOConfig(num_mini_batches=1000).filled_from(load_ppo_settings(TASK))
+    models = {"trajopt": TrajOptConfig(), "world_model": WorldModelConfig(encoder_dims=(16, 8))}
+    with pytest.raises(ValueError, match=r"num_mini_batches is 1000; allowed: at most num_envs \* .* = 128"):
+        build_ppo(env, policy="mlp", learner=learner, device="cpu", **models)
