@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -111,13 +112,7 @@ def read_yaml(path: Path, shape: Any) -> dict[str, Any]:
     Raises:
         ConfigError: If the file is damaged.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is no YAML ({reason}); allowed: the file as it was written") from None
-    _check(content, shape, path)
-    return content
+    return _read(path, "YAML", yaml.safe_load, shape)
 
 
 def read_json(path: Path, shape: Any) -> dict[str, Any]:
@@ -130,14 +125,7 @@ def read_json(path: Path, shape: Any) -> dict[str, Any]:
     Raises:
         ConfigError: If the file is damaged.
     """
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{path} is no JSON ({error}); allowed: the file as it was written, or none") from None
-    _check(content, shape, path)
-    return content
+    return _read(path, "JSON", json.loads, shape) if path.is_file() else {}
 
 
 def discard_evaluations_after(run_dir: Path, iteration: int) -> None:
@@ -153,11 +141,16 @@ def discard_evaluations_after(run_dir: Path, iteration: int) -> None:
             result.unlink()
 
 
-def _check(content: Any, shape: Any, path: Path) -> None:
-    """Refuses content of another shape."""
+def _read(path: Path, kind: str, parse: Callable[[str], Any], shape: Any) -> dict[str, Any]:
+    try:
+        content = parse(path.read_text())
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is no {kind} ({reason}); allowed: the file as it was written") from None
     try:
         TypeAdapter(shape).validate_python(content, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         reason = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
         raise ConfigError(f"{path} is damaged ({reason}); allowed: the file as it was written") from None
+    return content

@@ -113,12 +113,11 @@ def make_policy(config: RolloutConfig, env: VecEnv, origin: Origin | None) -> Po
         if config.policy == "zero":
             return lambda obs: torch.zeros(shape, device=config.device)
         return lambda obs: 2 * torch.rand(shape, device=config.device) - 1
-    state = {name: value for name, value in origin.checkpoint.learner.items() if name != "replay"}
     if isinstance(config.learner, ModelBasedConfig):  # nothing is replayed where nobody learns
-        small = replace(config.learner, seed_steps=0, buffer_capacity=4 * env.num_envs, buffer_device="learner")
-        config = replace(config, learner=small)
+        small = {"seed_steps": 0, "buffer_capacity": 4 * env.num_envs, "buffer_device": "learner", "save_replay": False}
+        config = replace(config, learner=replace(config.learner, **small))
     alg = build.make_learner(config, env)
-    build.load_learner(alg, state, origin.checkpoint.learning_rate, origin.path)
+    build.load_learner(alg, origin.checkpoint.learner, origin.checkpoint.learning_rate, origin.path)
     env.load_state_dict(origin.checkpoint.env)
     alg.eval_mode()
     return alg.get_policy()
