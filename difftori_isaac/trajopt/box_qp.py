@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from difftori_isaac.trajopt import cholesky
-from difftori_isaac.trajopt.gradients import free_factor
+from difftori_isaac.trajopt.gradients import free_block
 from difftori_isaac.trajopt.host import readable
 
 _MAX_PIVOTS = 8
@@ -63,4 +63,4 @@ def _step_with_held(
     free = ~(at_low | at_high)
     held = torch.where(at_low, low, torch.where(at_high, high, torch.zeros_like(gradient)))
     slope = (gradient + (hessian @ held[..., None])[..., 0]) * free
-    return held - cholesky.solve(free_factor(hessian, free), slope)
+    return held - cholesky.solve(cholesky.factor(free_block(hessian, free)), slope)

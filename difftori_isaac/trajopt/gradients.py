@@ -26,7 +26,7 @@ def implicit_gradient(
         problem: The solved problem, attached to the autograd graph of its parameters.
         actions: Its solution, shape (num_envs, horizon, action_dim).
         free: Components that no bound holds, bool of the same shape.
-        factor: :func:`free_factor` of the Gauss-Newton Hessian.
+        factor: Cholesky factor of the :func:`free_block` of the Gauss-Newton Hessian.
         hessian: ``gauss_newton``, positive definite but exact only where residuals or curvature vanish, or ``exact``;
             an environment whose exact Hessian is not positive definite uses its Gauss-Newton Hessian.
 
@@ -36,14 +36,16 @@ def implicit_gradient(
     actions = actions.detach()
     if hessian == "exact":
         with torch.no_grad():
-            exact, info = torch.linalg.cholesky_ex(_mask(exact_hessian(problem.detached(), actions), free))
+            exact, info = torch.linalg.cholesky_ex(free_block(exact_hessian(problem.detached(), actions), free))
             factor = torch.where((info == 0)[:, None, None], exact, factor)
     return actions + _AdjointSolve.apply(_gradient_graph(problem, actions), factor, free)
 
 
-def free_factor(hessian: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
-    """Cholesky factor of a Hessian with the rows and columns of held components replaced by the identity."""
-    return cholesky.factor(_mask(hessian, free))
+def free_block(hessian: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
+    """A Hessian with the rows and columns of held components replaced by those of the identity."""
+    free = free.flatten(1)
+    identity = torch.eye(free.shape[1], dtype=hessian.dtype, device=hessian.device)
+    return torch.where(free[:, :, None] & free[:, None, :], hessian, identity)
 
 
 def exact_hessian(problem: TrajOptProblem, actions: torch.Tensor) -> torch.Tensor:
@@ -55,11 +57,6 @@ def exact_hessian(problem: TrajOptProblem, actions: torch.Tensor) -> torch.Tenso
 
     rows = torch.func.vmap(torch.func.jacfwd(torch.func.grad(cost)))(actions.flatten(1), problem.z0, problem.prior)
     return rows.view(-1, size, size)
-
-
-def _mask(hessian: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
-    mask = free.flatten(1).to(hessian.dtype)
-    return hessian * mask[:, :, None] * mask[:, None, :] + torch.diag_embed(1.0 - mask)
 
 
 def _gradient_graph(problem: TrajOptProblem, actions: torch.Tensor) -> torch.Tensor:

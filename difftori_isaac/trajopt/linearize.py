@@ -58,8 +58,8 @@ def linearize(problem: TrajOptProblem, actions: torch.Tensor, hessian: torch.Ten
             num_residuals = problem.model.stage_residual(problem.z0[:1], actions[:1, 0]).shape[1]
         accumulate = _forward if actions.shape[2] < num_residuals else _reverse
         residual, jacobian = accumulate(problem, actions)
-        residual_cost, gradient = 0.5 * residual.square().sum(dim=1), (jacobian.mT @ residual[..., None])[..., 0]
-        hessian = jacobian.mT @ jacobian + problem.action_hessian(actions)
+        residual_cost, gradient = 0.5 * residual.square().sum(dim=1), (residual[:, None] @ jacobian)[:, 0]
+        hessian = torch.baddbmm(problem.action_hessian(actions), jacobian.mT, jacobian)
     return Linearization(
         cost=residual_cost + problem.action_cost(actions),
         gradient=gradient + problem.action_gradient(actions).flatten(1),
@@ -135,7 +135,7 @@ def _reverse(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
     for t in range(meeting):
         products = torch.cat((_products(phi_z_rows[t], z_tangents), phi_a_rows[t].transpose(0, 1)), dim=2)
         jacobian[:, t * k : (t + 1) * k, : (t + 1) * dim] = products
-        z_tangents = steps[t].push(*_with_own(z_tangents, actions[:, t]))
+        z_tangents = steps[t].push(z_tangents)
     jacobian[:, meeting * k :, : meeting * dim] = _products(z_rows, z_tangents)
     return residual, jacobian
 
@@ -160,14 +160,6 @@ def _products(rows: torch.Tensor, tangents: torch.Tensor) -> torch.Tensor:
     return rows.transpose(0, 1) @ tangents.permute(1, 2, 0)
 
 
-def _with_own(z_tangents: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tangents of a state and of the action ``a`` there, of all earlier actions and of its own."""
-    return (
-        torch.cat((z_tangents, z_tangents.new_zeros(a.shape[1], *z_tangents.shape[1:]))),
-        torch.cat((a.new_zeros(len(z_tangents), *a.shape), _identity(a))),
-    )
-
-
 def _forward(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Residuals (num_envs, R) and Jacobian (num_envs, R, horizon * action_dim), first step first.
 
@@ -180,17 +172,16 @@ def _forward(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
     residuals, rows = [], []
     for t in range(problem.horizon):
         a = actions[:, t]
-        z_tangents, a_tangents = _with_own(z_tangents, a)
         phi, step = model.stage_derivatives(z, a), model.next_derivatives(z, a)
         residuals.append(scale * phi.value)
-        rows.append(scale * phi.push(z_tangents, a_tangents))
-        z, z_tangents = step.value, step.push(z_tangents, a_tangents)
+        rows.append(scale * phi.push(z_tangents))
+        z, z_tangents = step.value, step.push(z_tangents)
         scale *= problem.discount**0.5
     psi = model.terminal_derivatives(z)
     residuals.append(scale * psi.value)
     rows.append(scale * psi.push(z_tangents))
     rows = [pad(tangents, (0, 0, 0, 0, 0, size - tangents.shape[0])) for tangents in rows]
-    return torch.cat(residuals, dim=1), torch.cat(rows, dim=2).permute(1, 2, 0).contiguous()
+    return torch.cat(residuals, dim=1), torch.cat(rows, dim=2).permute(1, 2, 0)
 
 
 def _differentiated(model: TrajOptModel) -> StructuredModel:
@@ -215,11 +206,15 @@ class _AutomaticDerivatives:
 
 def _automatic(function: Callable[..., torch.Tensor], *primals: torch.Tensor) -> Derivatives:
     value, pull, *_ = vjp(function, *primals)
-    return Derivatives(
-        value=value,
-        push=vmap(lambda *tangents: jvp(function, primals, tangents)[1]),
-        pull=vmap(pull),
-    )
+
+    def push(z_tangents: torch.Tensor) -> torch.Tensor:
+        units = [_identity(a) for a in primals[1:]]
+        num_units = sum(len(unit) for unit in units)
+        tangents = [torch.cat((z_tangents, z_tangents.new_zeros(num_units, *z_tangents.shape[1:])))]
+        tangents += [torch.cat((unit.new_zeros(len(z_tangents), *unit.shape[1:]), unit)) for unit in units]
+        return vmap(lambda *rows: jvp(function, primals, rows)[1])(*tangents)
+
+    return Derivatives(value, push, vmap(pull))
 
 
 def _identity(output: torch.Tensor) -> torch.Tensor:

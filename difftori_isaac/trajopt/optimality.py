@@ -8,7 +8,7 @@ import torch
 
 from difftori_isaac.trajopt import cholesky
 from difftori_isaac.trajopt.config import TrajOptConfig
-from difftori_isaac.trajopt.gradients import free_factor, implicit_gradient
+from difftori_isaac.trajopt.gradients import free_block, implicit_gradient
 from difftori_isaac.trajopt.linearize import Linearization, linearize
 from difftori_isaac.trajopt.problem import TrajOptProblem
 from difftori_isaac.trajopt.solution import SolverResult, all_finite, zero_where
@@ -37,10 +37,10 @@ def optimality(
     cost, gradient, hessian = linearize(problem, actions) if linearization is None else linearization
     free = problem.free(actions, gradient.view_as(actions))
     finite = all_finite(cost, gradient, hessian)
-    identity = torch.eye(gradient.shape[1], dtype=gradient.dtype, device=gradient.device)
-    rounding = 10.0 * torch.finfo(hessian.dtype).eps * hessian.diagonal(dim1=1, dim2=2).sum(dim=1)
-    hessian = hessian + rounding[:, None, None] * identity  # keeps steep, nearly rank-deficient problems factorable
-    factor = free_factor(torch.where(finite[:, None, None], hessian, identity), free)
+    block = free_block(hessian, free & finite[:, None, None])
+    diagonal = block.diagonal(dim1=1, dim2=2)
+    diagonal += 10.0 * torch.finfo(block.dtype).eps * diagonal.sum(dim=1, keepdim=True)  # keeps steep ones factorable
+    factor = cholesky.factor(block)
     step = cholesky.solve(factor, gradient * free.flatten(1))
     return Optimality(cost, step.abs().amax(dim=1).masked_fill(~finite, torch.nan), free, factor, finite)
 

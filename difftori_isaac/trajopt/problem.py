@@ -30,14 +30,17 @@ class TrajOptModel(Protocol):
 
 
 class Derivatives(NamedTuple):
-    """A function of batched arguments at some point, and its Jacobian as products with stacks of k vectors."""
+    """A function of states, or of states and actions, and its Jacobian as products with stacks of k vectors."""
 
     value: torch.Tensor
     """Shape (num_envs, out_dim)."""
-    push: Callable[..., torch.Tensor]
-    """One stack of tangents per argument, shape (k, num_envs, in_dim), to tangents of the value."""
+    push: Callable[[torch.Tensor], torch.Tensor]
+    """Tangents of the states, shape (k, num_envs, state_dim), to those of the value, shape (k, num_envs, out_dim).
+
+    Those of each component of the actions, if there are any, come after them: (k + action_dim, num_envs, out_dim).
+    """
     pull: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
-    """A stack of cotangents of the value, shape (k, num_envs, out_dim), to one stack per argument."""
+    """Cotangents of the value, shape (k, num_envs, out_dim), to one stack per argument."""
 
 
 @runtime_checkable

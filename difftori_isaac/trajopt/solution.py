@@ -76,5 +76,10 @@ def zero_where(mask: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def all_finite(*tensors: torch.Tensor) -> torch.Tensor:
-    """Whether every number of an environment is finite, shape (num_envs,)."""
-    return torch.stack([tensor.isfinite().view(tensor.shape[0], -1).all(dim=1) for tensor in tensors]).all(dim=0)
+    """Whether every number of an environment is finite, shape (num_envs,).
+
+    A number less itself is 0 only then: a fraction of the time of ``isfinite`` on a CPU.
+    """
+    with torch.no_grad():
+        rests = [(tensor - tensor).view(tensor.shape[0], -1).sum(dim=1) for tensor in tensors]
+        return torch.stack(rests).sum(dim=0) == 0

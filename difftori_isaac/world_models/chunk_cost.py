@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 
 from difftori_isaac.trajopt.problem import Derivatives
 from difftori_isaac.world_models.mlp import LinearizedMLP, mlp
@@ -41,7 +42,7 @@ class ChunkCost(nn.Module):
         """Derivatives of :meth:`next`."""
         return Derivatives(
             value=z,
-            push=lambda z_rows, a_rows: z_rows,
+            push=lambda rows: pad(rows, (0, 0, 0, 0, 0, a.shape[-1])),
             pull=lambda rows: (rows, rows.new_zeros(*rows.shape[:2], a.shape[-1])),
         )
 
@@ -49,15 +50,16 @@ class ChunkCost(nn.Module):
         """Derivatives of :meth:`stage_residual`."""
         net, sizes = LinearizedMLP(self.net, torch.cat((z, a), dim=-1)), (z.shape[-1], a.shape[-1])
 
+        def push(z_rows: torch.Tensor) -> torch.Tensor:
+            rows = net.push_first(z_rows)
+            rows[len(z_rows) :] += torch.eye(sizes[1], dtype=rows.dtype, device=rows.device)[:, None]
+            return rows
+
         def pull(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             z_rows, a_rows = net.pull(rows).split(sizes, dim=-1)
             return z_rows, rows + a_rows
 
-        return Derivatives(
-            value=a + net.value,
-            push=lambda z_rows, a_rows: a_rows + net.push(torch.cat((z_rows, a_rows), dim=-1)),
-            pull=pull,
-        )
+        return Derivatives(a + net.value, push, pull)
 
     def terminal_derivatives(self, z: torch.Tensor) -> Derivatives:
         """Derivatives of :meth:`terminal_residual`."""

@@ -26,7 +26,9 @@ class WorldModelConfig:
     prior_hidden_dims: tuple[int, ...] = ()
     """Hidden widths of the policy prior; empty is linear, so that encoder and prior together are the PPO-MLP."""
     hidden_dims: tuple[int, ...] | None = None
-    """Hidden widths of dynamics, reward and value heads; null is one layer as wide as the latent state."""
+    """Hidden widths of the dynamics; null is one layer as wide as the latent state."""
+    head_hidden_dims: tuple[int, ...] | None = None
+    """Hidden widths of reward and value heads; null is those of the dynamics, [] makes residuals linear."""
     num_residuals: int = 4
     """Residuals of the reward head and of the terminal-value head."""
     activation: str = "swish"
@@ -37,7 +39,7 @@ class WorldModelConfig:
     def __post_init__(self) -> None:
         if self.num_residuals < 1:
             raise ValueError(f"world_model.num_residuals is {self.num_residuals}; allowed: an integer of at least 1")
-        for name in ("encoder_dims", "prior_hidden_dims", "hidden_dims"):
+        for name in ("encoder_dims", "prior_hidden_dims", "hidden_dims", "head_hidden_dims"):
             if any(width < 1 for width in getattr(self, name) or ()):
                 raise ValueError(f"world_model.{name} is {getattr(self, name)}; allowed: widths of at least 1")
         if self.encoder_dims == ():
@@ -59,9 +61,11 @@ class WorldModelConfig:
         An activation without second derivatives is replaced by swish.
         """
         encoder_dims = self.encoder_dims or tuple(hidden_dims)
+        dynamics_dims = encoder_dims[-1:] if self.hidden_dims is None else self.hidden_dims
         return replace(
             self,
             encoder_dims=encoder_dims,
             encoder_activation=self.encoder_activation or (activation if activation in SMOOTH_ACTIVATIONS else "swish"),
-            hidden_dims=encoder_dims[-1:] if self.hidden_dims is None else self.hidden_dims,
+            hidden_dims=dynamics_dims,
+            head_hidden_dims=dynamics_dims if self.head_hidden_dims is None else self.head_hidden_dims,
         )

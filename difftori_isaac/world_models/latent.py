@@ -36,9 +36,8 @@ class LatentWorldModel(nn.Module):
         """
         super().__init__()
         config = config.filled_from((64, 32), "elu")
-        assert (
-            config.encoder_dims is not None and config.encoder_activation is not None and config.hidden_dims is not None
-        )
+        assert config.encoder_dims is not None and config.encoder_activation is not None
+        assert config.hidden_dims is not None and config.head_hidden_dims is not None
         *encoder_hidden_dims, latent_dim = config.encoder_dims
         step_dim, activation = latent_dim + action_dim, config.activation
         self.encoder = mlp(obs_dim, encoder_hidden_dims, latent_dim, config.encoder_activation)
@@ -46,8 +45,8 @@ class LatentWorldModel(nn.Module):
         self.prior = mlp(latent_dim, config.prior_hidden_dims, action_dim, activation)
         with torch.random.fork_rng(devices=[]):  # with one seed, encoder, prior and critic start as those of a PPO-MLP
             self.dynamics = mlp(step_dim, config.hidden_dims, latent_dim, activation)
-            self.reward_head = mlp(step_dim, config.hidden_dims, config.num_residuals, activation)
-            self.value_head = mlp(latent_dim, config.hidden_dims, config.num_residuals, activation)
+            self.reward_head = mlp(step_dim, config.head_hidden_dims, config.num_residuals, activation)
+            self.value_head = mlp(latent_dim, config.head_hidden_dims, config.num_residuals, activation)
         self.reward_max = nn.Parameter(torch.zeros(()))
         self.value_max = nn.Parameter(torch.zeros(()))
         self.register_buffer("return_mean", torch.zeros(()))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from difftori_isaac.trajopt.problem import Derivatives
 from difftori_isaac.world_models.activations import activation_layer, value_and_slope
@@ -31,7 +32,7 @@ class LinearizedMLP:
 
     def __init__(self, network: nn.Sequential, inputs: torch.Tensor) -> None:
         """Evaluate linear layers, activations and normalisations at ``inputs``, shape (num_envs, in_dim)."""
-        self._layers: list[_LayerAt] = []
+        self._network, self._layers = network, list[_LayerAt]()
         for layer in network:
             self._layers.append(_at(layer, inputs))
             inputs = self._layers[-1].value
@@ -41,6 +42,18 @@ class LinearizedMLP:
     def push(self, tangents: torch.Tensor) -> torch.Tensor:
         """``J t`` of each of k tangents, shape (k, num_envs, in_dim) to (k, num_envs, out_dim)."""
         for layer in self._layers:
+            tangents = layer.push(tangents)
+        return tangents
+
+    def push_first(self, tangents: torch.Tensor) -> torch.Tensor:
+        """``J t`` of k tangents of the first inputs, shape (k, num_envs, d), then of a unit one of each other input.
+
+        The first layer is linear, so that unit tangents are columns of its weight there. The shape of the result is
+        (k + in_dim - d, num_envs, out_dim).
+        """
+        of_first, of_rest = cast("nn.Linear", self._network[0]).weight.T.tensor_split((tangents.shape[2],))
+        tangents = torch.cat((tangents @ of_first, of_rest[:, None].expand(-1, tangents.shape[1], -1)))
+        for layer in self._layers[1:]:
             tangents = layer.push(tangents)
         return tangents
 
@@ -55,9 +68,11 @@ def step_derivatives(network: nn.Sequential, z: torch.Tensor, a: torch.Tensor, *
     """Derivatives of ``network(z, a)``, to which z is added if ``residual``, by states and actions."""
     net, sizes = LinearizedMLP(network, torch.cat((z, a), dim=-1)), (z.shape[-1], a.shape[-1])
 
-    def push(z_rows: torch.Tensor, a_rows: torch.Tensor) -> torch.Tensor:
-        change = net.push(torch.cat((z_rows, a_rows), dim=-1))
-        return z_rows + change if residual else change
+    def push(z_rows: torch.Tensor) -> torch.Tensor:
+        rows = net.push_first(z_rows)
+        if residual:
+            rows[: len(z_rows)] += z_rows
+        return rows
 
     def pull(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         z_rows, a_rows = net.pull(rows).split(sizes, dim=-1)
@@ -76,7 +91,7 @@ class _LayerAt(Protocol):
 
 class _LinearAt:
     def __init__(self, x: torch.Tensor, layer: nn.Linear) -> None:
-        self.value, self._weight = layer(x), layer.weight
+        self.value, self._weight = F.linear(x, layer.weight, layer.bias), layer.weight
 
     def push(self, tangents: torch.Tensor) -> torch.Tensor:
         return tangents @ self._weight.T

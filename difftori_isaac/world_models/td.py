@@ -208,9 +208,7 @@ class TdWorldModel(nn.Module):
     def stage_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
         """Derivatives of :meth:`stage_residual`."""
         net, scale = step_derivatives(self.reward_head.net, z, a, residual=False), self.value_unit.rsqrt()
-        return Derivatives(
-            scale * net.value, lambda *rows: scale * net.push(*rows), lambda rows: net.pull(scale * rows)
-        )
+        return Derivatives(scale * net.value, lambda rows: scale * net.push(rows), lambda rows: net.pull(scale * rows))
 
     def terminal_derivatives(self, z: torch.Tensor) -> Derivatives:
         """Derivatives of :meth:`terminal_residual`."""

@@ -37,11 +37,10 @@ def test_derivatives_are_those_of_automatic_differentiation():
     cost, z, actions = make_cost()
     assert isinstance(cost, StructuredModel) and isinstance(cost, SecondOrderModel)
     derivatives = cost.stage_derivatives(z, actions[:, 0])
-    tangents, rows = torch.randn(2, 5, 4, dtype=torch.float64), torch.randn(3, 5, 4, dtype=torch.float64)
-    jacobian = torch.func.vmap(torch.func.jacrev(cost.stage_residual, argnums=1))(z, actions[:, 0])
-    torch.testing.assert_close(
-        derivatives.push(torch.zeros(2, 5, 3, dtype=torch.float64), tangents), (jacobian @ tangents[..., None])[..., 0]
-    )
+    tangents, rows = torch.randn(2, 5, 3, dtype=torch.float64), torch.randn(3, 5, 4, dtype=torch.float64)
+    of_z, jacobian = torch.func.vmap(torch.func.jacrev(cost.stage_residual, argnums=(0, 1)))(z, actions[:, 0])
+    pushed = torch.cat(((of_z @ tangents[..., None])[..., 0], jacobian.permute(2, 0, 1)))
+    torch.testing.assert_close(derivatives.push(tangents), pushed)
     torch.testing.assert_close(derivatives.pull(rows)[1], (jacobian.mT @ rows[..., None])[..., 0])
     kept = linearize(TrajOptProblem(cost, z, torch.zeros_like(actions), 0.5), actions).hessian
     for hessian in (None, kept):

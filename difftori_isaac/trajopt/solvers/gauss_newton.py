@@ -127,8 +127,9 @@ def _moving(problem: TrajOptProblem, state: _State, config: TrajOptConfig) -> to
 def _step(problem: TrajOptProblem, state: _State) -> torch.Tensor:
     """The minimum of the damped quadratic model within the bounds."""
     actions, (_, gradient, hessian), damping, _ = state
-    diagonal = hessian.diagonal(dim1=1, dim2=2)
-    damped = hessian + torch.diag_embed((damping * diagonal.mean(dim=1))[:, None].expand_as(diagonal))
+    damped = hessian.clone()
+    diagonal = damped.diagonal(dim1=1, dim2=2)
+    diagonal += (damping * diagonal.mean(dim=1))[:, None]
     if problem.low is None and problem.high is None:
         return actions - cholesky.solve(cholesky.factor(damped), gradient).view_as(actions)
     low, high = problem.slack(actions)
