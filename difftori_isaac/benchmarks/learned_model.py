@@ -59,6 +59,7 @@ class LatentProblem:
         config = WorldModelConfig(
             encoder_dims=(self.latent_dim,),
             hidden_dims=self.hidden_dims,
+            head_hidden_dims=self.hidden_dims,
             activation=self.activation,
             head_scale=self.head_scale,
         )

@@ -5,6 +5,12 @@ from __future__ import annotations
 import torch
 
 
+def shifted(matrix: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """``A + s I`` of matrices (num_envs, n, n) and numbers (num_envs,)."""
+    identity = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
+    return torch.addcmul(matrix, shift[:, None, None], identity)
+
+
 def factor(matrix: torch.Tensor) -> torch.Tensor:
     """Lower Cholesky factors, shape (num_envs, n, n); without meaning where a matrix is not positive definite."""
     return torch.linalg.cholesky_ex(matrix).L

@@ -38,9 +38,8 @@ def optimality(
     free = problem.free(actions, gradient.view_as(actions))
     finite = all_finite(cost, gradient, hessian)
     block = free_block(hessian, free & finite[:, None, None])
-    diagonal = block.diagonal(dim1=1, dim2=2)
-    diagonal += 10.0 * torch.finfo(block.dtype).eps * diagonal.sum(dim=1, keepdim=True)  # keeps steep ones factorable
-    factor = cholesky.factor(block)
+    rounding = 10.0 * torch.finfo(block.dtype).eps * block.diagonal(dim1=1, dim2=2).sum(dim=1)
+    factor = cholesky.factor(cholesky.shifted(block, rounding))  # steep, nearly rank-deficient problems stay factorable
     step = cholesky.solve(factor, gradient * free.flatten(1))
     return Optimality(cost, step.abs().amax(dim=1).masked_fill(~finite, torch.nan), free, factor, finite)
 

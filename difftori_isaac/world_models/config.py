@@ -27,8 +27,8 @@ class WorldModelConfig:
     """Hidden widths of the policy prior; empty is linear, so that encoder and prior together are the PPO-MLP."""
     hidden_dims: tuple[int, ...] | None = None
     """Hidden widths of the dynamics; null is one layer as wide as the latent state."""
-    head_hidden_dims: tuple[int, ...] | None = None
-    """Hidden widths of reward and value heads; null is those of the dynamics, [] makes residuals linear."""
+    head_hidden_dims: tuple[int, ...] | None = ()
+    """Hidden widths of reward and value heads; empty makes residuals linear, the cost quadratic; null: hidden_dims."""
     num_residuals: int = 4
     """Residuals of the reward head and of the terminal-value head."""
     activation: str = "swish"

@@ -35,7 +35,7 @@ SETTINGS = {
 
 def make(num_envs=9):
     torch.manual_seed(0)
-    config = WorldModelConfig(encoder_dims=(12, 6), hidden_dims=(16,), head_scale=1.0)
+    config = WorldModelConfig(encoder_dims=(12, 6), hidden_dims=(16,), head_hidden_dims=None, head_scale=1.0)
     return LatentWorldModel(OBS_DIM, ACTION_DIM, config).double(), torch.randn(num_envs, OBS_DIM, dtype=torch.float64)
 
 

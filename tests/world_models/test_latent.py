@@ -27,7 +27,8 @@ class Plain:
 
 def make_problem(action_dim: int, **changes):
     torch.manual_seed(0)
-    config = WorldModelConfig(encoder_dims=(8, 6), hidden_dims=(9, 7), num_residuals=3, head_scale=1.0, **changes)
+    settings = {"head_hidden_dims": None, "num_residuals": 3, "head_scale": 1.0} | changes
+    config = WorldModelConfig(encoder_dims=(8, 6), hidden_dims=(9, 7), **settings)
     model = LatentWorldModel(5, action_dim, config).double()
     z0 = torch.randn(4, 6, dtype=torch.float64)
     prior = torch.randn(4, 3, action_dim, dtype=torch.float64)
@@ -36,9 +37,11 @@ def make_problem(action_dim: int, **changes):
 
 @pytest.mark.parametrize("recording", [False, True], ids=["no_grad", "grad"])
 @pytest.mark.parametrize("action_dim", [2, 5], ids=["forward", "reverse"])
-@pytest.mark.parametrize("activation", SMOOTH_ACTIVATIONS)
-def test_derivatives_match_automatic_differentiation(activation, action_dim, recording):
-    model, problem = make_problem(action_dim, activation=activation)
+@pytest.mark.parametrize(
+    "changes", [{"head_hidden_dims": ()}, *({"activation": name} for name in SMOOTH_ACTIVATIONS)], ids=str
+)
+def test_derivatives_match_automatic_differentiation(changes, action_dim, recording):
+    model, problem = make_problem(action_dim, **changes)
     assert isinstance(model, StructuredModel) and not isinstance(Plain(model), StructuredModel)
     actions = 0.5 * problem.prior
     with torch.set_grad_enabled(recording):
@@ -60,12 +63,15 @@ def test_unrolled_gradients_match_automatic_differentiation(action_dim):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("hidden_dims", [(), (9,), (9, 7)], ids=str)
+@pytest.mark.parametrize(
+    ("hidden_dims", "head_hidden_dims"), [((), None), ((9,), ()), ((9,), None), ((9, 7), (5,))], ids=str
+)
 @pytest.mark.parametrize("activation", SMOOTH_ACTIVATIONS)
-def test_implicit_gradient_matches_automatic_differentiation(activation, hidden_dims):
+def test_implicit_gradient_matches_automatic_differentiation(activation, hidden_dims, head_hidden_dims):
     """Both are derivatives of the cost gradient at the same optimum."""
     torch.manual_seed(0)
-    config = WorldModelConfig(encoder_dims=(8, 6), hidden_dims=hidden_dims, activation=activation, head_scale=1.0)
+    widths = {"hidden_dims": hidden_dims, "head_hidden_dims": head_hidden_dims}
+    config = WorldModelConfig(encoder_dims=(8, 6), activation=activation, head_scale=1.0, **widths)
     model = LatentWorldModel(5, 2, config).double()
     z0 = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
     prior = torch.randn(4, 3, 2, dtype=torch.float64, requires_grad=True)
@@ -85,7 +91,8 @@ def test_implicit_gradient_matches_automatic_differentiation(activation, hidden_
 def test_what_still_moves_is_solved_as_in_a_small_batch(hessian_every, bounds):
     """In large batches the environments that have not converged are gathered; the plans are the same."""
     torch.manual_seed(0)
-    model = LatentWorldModel(5, 2, WorldModelConfig(encoder_dims=(6,), hidden_dims=(9,), head_scale=3.0)).double()
+    config = WorldModelConfig(encoder_dims=(6,), hidden_dims=(9,), head_hidden_dims=(9,), head_scale=3.0)
+    model = LatentWorldModel(5, 2, config).double()
     z0, prior = torch.randn(600, 6, dtype=torch.float64), torch.randn(600, 3, 2, dtype=torch.float64)
     z0[::3] *= 6.0
     layer = TrajOptLayer(TrajOptConfig(iterations=8, hessian_every=hessian_every, tolerance=1e-3, **bounds))
@@ -122,6 +129,7 @@ def test_prior_plan_is_the_prior_rolled_through_the_model():
         ({"num_residuals": 0}, "world_model.num_residuals is 0"),
         ({"encoder_dims": ()}, "one or more widths"),
         ({"hidden_dims": (0,)}, "widths of at least 1"),
+        ({"head_hidden_dims": (8, 0)}, r"head_hidden_dims is \(8, 0\); allowed: widths of at least 1"),
         ({"activation": "relu"}, "second derivatives"),
         ({"head_scale": 0.0}, "above 0"),
     ],
@@ -141,6 +149,9 @@ def test_encoder_and_prior_are_the_tasks_ppo_mlp():
     assert WorldModelConfig(encoder_dims=(7,)).filled_from((32,), "relu").encoder_activation == "swish"
     assert WorldModelConfig(encoder_dims=(7,)).filled_from((32,), "elu").encoder_dims == (7,)
     assert config.hidden_dims == (16,) and WorldModelConfig(hidden_dims=()).filled_from((32,), "elu").hidden_dims == ()
+    assert config.head_hidden_dims == () and isinstance(model.reward_head[0], torch.nn.Linear)
+    filled = WorldModelConfig(hidden_dims=(9, 7), head_hidden_dims=None).filled_from((32,), "elu")
+    assert filled.head_hidden_dims == (9, 7)
 
 
 def test_return_statistics_are_those_of_all_returns():

@@ -18,7 +18,7 @@ class Layers(NamedTuple):
     parameters: tuple[torch.Tensor, ...]
     """Weight and bias of each linear layer in turn."""
     activation: int
-    """Index of the activation in ``network.ACTIVATIONS``."""
+    """Index of the activation in ``network.ACTIVATIONS``; that of a single layer has no meaning."""
 
     @property
     def widths(self) -> list[int]:
@@ -88,14 +88,15 @@ def layers_of(model: Any, name: str, like: torch.Tensor) -> Layers:
     linear = [module for module in modules[::2] if type(module) is nn.Linear and module.bias is not None]
     activations = {str(module) for module in modules[1::2]}
     if (
-        len(modules) != 2 * len(linear) - 1
-        or not 2 <= len(linear) <= MAX_LAYERS
-        or len(activations) != 1
+        not isinstance(network, nn.Sequential)
+        or len(modules) != 2 * len(linear) - 1
+        or not 1 <= len(linear) <= MAX_LAYERS
+        or len(activations) > 1
         or not activations <= set(_ACTIVATIONS)
     ):
         raise ValueError(
             f"{name} of the model ({type(model).__name__}) is {', '.join(map(str, modules))}; "
-            f"allowed with trajopt.latent_kernel=warp: 2 to {MAX_LAYERS} Linear with bias, between them one of "
+            f"allowed with trajopt.latent_kernel=warp: 1 to {MAX_LAYERS} Linear with bias, between them one of "
             f"{', '.join(_ACTIVATIONS)}"
         )
     parameters = tuple(tensor.contiguous() for module in linear for tensor in (module.weight, module.bias))
@@ -105,7 +106,7 @@ def layers_of(model: Any, name: str, like: torch.Tensor) -> Layers:
                 f"{name} of the model has parameters of type {tensor.dtype} on {tensor.device}; "
                 f"allowed: {like.dtype} on {like.device}, as the states"
             )
-    return Layers(parameters, _ACTIVATIONS.index(activations.pop()))
+    return Layers(parameters, _ACTIVATIONS.index(activations.pop()) if activations else 0)
 
 
 def _padded(numbers: list[int]) -> list[int]:

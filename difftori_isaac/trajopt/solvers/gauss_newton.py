@@ -127,9 +127,7 @@ def _moving(problem: TrajOptProblem, state: _State, config: TrajOptConfig) -> to
 def _step(problem: TrajOptProblem, state: _State) -> torch.Tensor:
     """The minimum of the damped quadratic model within the bounds."""
     actions, (_, gradient, hessian), damping, _ = state
-    damped = hessian.clone()
-    diagonal = damped.diagonal(dim1=1, dim2=2)
-    diagonal += (damping * diagonal.mean(dim=1))[:, None]
+    damped = cholesky.shifted(hessian, damping * hessian.diagonal(dim1=1, dim2=2).mean(dim=1))
     if problem.low is None and problem.high is None:
         return actions - cholesky.solve(cholesky.factor(damped), gradient).view_as(actions)
     low, high = problem.slack(actions)
