@@ -148,12 +148,23 @@ def load_task_defaults(task_id: str) -> dict[str, Any]:
     """Returns this project's configuration keys that a task sets for itself, empty if it sets none.
 
     They are in the YAML file that the gym kwarg ``difftori_cfg_entry_point`` names as ``package.module:file.yaml``.
+
+    Raises:
+        ValueError: There is no such file, or it holds no keys with values.
     """
     entry_point = load_kwargs(task_id).get("difftori_cfg_entry_point")
     if entry_point is None:
         return {}
     package, _, file = str(entry_point).partition(":")
-    return yaml.safe_load(files(package).joinpath(file).read_text()) or {}
+    where = f"difftori_cfg_entry_point of {task_id} is {entry_point}"
+    try:
+        settings = yaml.safe_load(files(package).joinpath(file).read_text()) or {}
+    except (ImportError, OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{where}, which cannot be read ({reason}); allowed: a YAML file in its package") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{where}, which holds {settings!r}; allowed: keys with values, such as num_envs: 64")
+    return settings
 
 
 PlanPath = Callable[[Any, torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]

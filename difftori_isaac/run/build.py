@@ -16,7 +16,7 @@ from difftori_isaac.data import demonstrations
 from difftori_isaac.learners.config import PPOConfig
 from difftori_isaac.learners.imitation_config import ImitationConfig
 from difftori_isaac.learners.model_based_config import ModelBasedConfig
-from difftori_isaac.run.config import RunConfig
+from difftori_isaac.run.config import VARIANTS, RunConfig
 from difftori_isaac.run.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -92,7 +92,19 @@ def load_task_defaults(task: str) -> dict[str, Any]:
     from difftori_isaac.envs.registry import open_simulator
 
     name = resolve_task_name(task)
-    return open_simulator(name).load_task_defaults(name)
+    try:
+        settings = open_simulator(name).load_task_defaults(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    for section, types in VARIANTS.items():
+        forms = [form().name for form in types]
+        given = settings.get(section, {})
+        if not isinstance(given, Mapping) or given.get("name", forms[0]) not in forms:
+            raise ConfigError(
+                f"task {name} sets {section} to {given!r} itself; allowed: keys with values, and among them a name: "
+                f"{', '.join(forms)}"
+            )
+    return settings
 
 
 def seed_everything(seed: int) -> None:

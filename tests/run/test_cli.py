@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
+import gymnasium
 import pytest
 import torch
 
+from difftori_isaac.envs.registry import resolve_task
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run import locate
 from difftori_isaac.run.build import fill_from_task
@@ -129,6 +131,33 @@ def test_a_world_model_of_other_sizes_is_refused_at_a_resume(
     assert run("train", f"resume={path}", "world_model=tdmpc2") == 2
     text = one_line(capsys)
     assert "world_model=tdmpc2 has world_model.latent_dim 512" in text and "was trained with 50" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "my_defaults:own.yaml, which cannot be read ([Errno 2] No such file or directory"),
+        ("trajopt: [", "my_defaults:own.yaml, which cannot be read (while parsing a flow node"),
+        ("- trajopt", "my_defaults:own.yaml, which holds ['trajopt']; allowed: keys with values"),
+        ("learner: model_based", "task Cartpole sets learner to 'model_based' itself; allowed: keys with values"),
+        ("learner: {name: model}", "and among them a name: ppo, model_based, imitation"),
+    ],
+)
+def test_a_task_s_own_settings_that_cannot_be_are_one_line(
+    text: str | None, message: str, in_tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    package = in_tmp_path / "my_defaults"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    if text is not None:
+        (package / "own.yaml").write_text(text)
+    monkeypatch.syspath_prepend(str(in_tmp_path))
+    monkeypatch.delitem(sys.modules, "my_defaults", raising=False)
+    task_id = resolve_task("Cartpole").id
+    monkeypatch.setitem(gymnasium.spec(task_id).kwargs, "difftori_cfg_entry_point", "my_defaults:own.yaml")
+    for arguments in (["task=Cartpole"], ["task=Cartpole", "--help"]):
+        assert run("train", *arguments) == 2
+        assert message in one_line(capsys)
 
 
 def test_what_is_not_used_of_a_task_s_settings_is_said(capsys: pytest.CaptureFixture):
