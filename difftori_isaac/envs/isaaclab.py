@@ -211,6 +211,7 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
     def reset(self, *, stagger: bool = False) -> tuple[TensorDict, dict[str, Any]]:
         """See :class:`VecEnv`."""
         obs, extras = super().reset()
+        obs = _zero_where_nonfinite(obs)
         if stagger:
             ages = self.episode_length_buf
             self.episode_length_buf = torch.randint_like(ages, high=int(self.max_episode_length))
@@ -227,9 +228,8 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
         nonfinite = _nonfinite_rows(obs) | ~torch.isfinite(rewards)
         if "final_obs" in extras:
             final_obs = TensorDict(extras["final_obs"], batch_size=[self.num_envs])
-            nonfinite_final = _nonfinite_rows(final_obs)
-            nonfinite |= nonfinite_final
-            extras["final_obs"] = _replace_rows(final_obs, nonfinite_final, final_obs.apply(torch.zeros_like))
+            nonfinite |= _nonfinite_rows(final_obs)
+            extras["final_obs"] = _zero_where_nonfinite(final_obs)
         if nonfinite.any():
             obs = _replace_rows(obs, nonfinite, self._restart(nonfinite))
             env.obs_buf = obs.to_dict()
@@ -295,7 +295,12 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
         env.sim.forward()
         manager = getattr(env, "observation_manager", None)
         obs = TensorDict(manager.compute() if manager else env._compute_observations(), batch_size=[self.num_envs])
-        return _replace_rows(obs, _nonfinite_rows(obs), obs.apply(torch.zeros_like))
+        return _zero_where_nonfinite(obs)
+
+
+def _zero_where_nonfinite(obs: TensorDict) -> TensorDict:
+    """The observations, with zeros for environments that have one that is not finite: the next step restarts these."""
+    return _replace_rows(obs, _nonfinite_rows(obs), obs.apply(torch.zeros_like))
 
 
 def _nonfinite_rows(obs: TensorDict) -> torch.Tensor:

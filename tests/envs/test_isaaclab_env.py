@@ -93,6 +93,24 @@ def test_nan_stays_in_its_environment(healthy, task, spoil):
     assert (after.diff(dim=0).abs().amax(dim=1) > 0).all()
 
 
+def test_nan_in_a_first_observation_stays_in_its_environment(monkeypatch: pytest.MonkeyPatch):
+    with closing(make_env("Cartpole", num_envs=NUM_ENVS, device="cpu", seed=0)) as env:
+        restart, spoil = env.unwrapped._reset_idx, _joint_velocity(torch.nan)
+
+        def restart_and_spoil(selected: torch.Tensor) -> None:
+            restart(selected)
+            spoil(env, torch.empty(0))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(env.unwrapped, "_reset_idx", restart_and_spoil)
+            obs, _ = env.reset()
+        assert obs["policy"].isfinite().all() and not obs["policy"][SPOILT_ENV].any()
+        for expected in (True, False):
+            obs, _, _, extras = env.step(torch.zeros(NUM_ENVS, env.num_actions))
+            assert obs["policy"].isfinite().all()
+            assert extras["nonfinite"].tolist() == [expected and index == SPOILT_ENV for index in range(NUM_ENVS)]
+
+
 @pytest.mark.parametrize("task", ["Cartpole", "Lift"])
 def test_the_seed_decides(healthy, task):
     again, other = roll_out(task), roll_out(task, seed=1)
