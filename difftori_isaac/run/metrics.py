@@ -114,7 +114,7 @@ class EpisodeStatistics:
         for count, success, log in self._logs:
             if ended := int(count):
                 for key, value in {**log, **({} if success is None else {"success_rate": success})}.items():
-                    sums[key] = sums.get(key, 0.0) + ended * float(value)
+                    sums[key] = sums.get(key, 0.0) + ended * _mean(value)
                     weights[key] = weights.get(key, 0) + ended
         collected = _Collected(list(self._window), len(finished), sums, weights, int(self.nonfinite.sum()))
         self._steps, self._logs = [], []
@@ -128,6 +128,11 @@ class EpisodeStatistics:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what :meth:`state_dict` gave."""
         self._window = deque((tuple(item) for item in state["window"]), maxlen=WINDOW)
+
+
+def _mean(value: Any) -> float:
+    """A number that an environment logs, or the mean of several, as rsl_rl takes them."""
+    return float(value.float().mean() if isinstance(value, torch.Tensor) else value)
 
 
 def _summary(parts: Sequence[_Collected]) -> tuple[Row, dict[str, float]]:

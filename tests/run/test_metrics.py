@@ -53,6 +53,12 @@ def test_window_is_rsl_rls():
     assert episodes.full
 
 
+def test_the_environment_may_log_a_value_for_each_of_its_copies():
+    episodes = EpisodeStatistics(2, "cpu", no_success)
+    episodes.step(torch.ones(2), torch.tensor([1, 1]), {"log": {"height": torch.tensor([1.0, 3.0]), "weight": 0.1}})
+    assert episodes.summary()[1] == {"height": 2.0, "weight": 0.1}
+
+
 def test_no_finished_episode_means_empty_cells():
     episodes = EpisodeStatistics(2, "cpu", no_success)
     episodes.step(torch.ones(2), torch.tensor([1, 0]), {})
