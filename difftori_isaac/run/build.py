@@ -18,6 +18,7 @@ from difftori_isaac.learners.imitation_config import ImitationConfig
 from difftori_isaac.learners.model_based_config import ModelBasedConfig
 from difftori_isaac.run.config import VARIANTS, RunConfig
 from difftori_isaac.run.errors import ConfigError
+from difftori_isaac.run.results import flat
 
 if TYPE_CHECKING:
     from difftori_isaac.envs.vec_env import VecEnv, VideoRequest
@@ -45,6 +46,15 @@ FITTING = {
     "imitation": Fitting(("trajopt", "mlp", "diffusion", "ibc"), "chunk", "chunk"),
 }
 """By the names of the learners."""
+
+USED = {
+    "actor.class_name": ("MLPModel", "CNNModel"),
+    "actor.distribution_cfg.class_name": ("GaussianDistribution",),
+    "actor.distribution_cfg.std_type": ("scalar",),
+    "critic.class_name": ("MLPModel", "CNNModel"),
+    "algorithm.optimizer": ("adam",),
+}
+"""Settings of rsl_rl of which only these values are used."""
 
 TOTALS = ("learner.total_env_steps", "learner.total_updates")
 """Settings that :func:`default_iterations` follows from."""
@@ -165,8 +175,7 @@ def fill_from_task[C: RunConfig](config: C, settings: Mapping[str, Any]) -> C:
             f"allowed: world_model={fitting.world_model_files}"
         )
     if isinstance(learner, PPOConfig):
-        algorithm = settings.get("algorithm", {})
-        if unused := [name for name in ("symmetry_cfg", "rnd_cfg") if algorithm.get(name)]:
+        if unused := _unused(settings):
             print(f"note: {' and '.join(unused)} of the task's rsl_rl settings: not used here")
         try:
             learner = learner.filled_from(dict(settings))
@@ -185,6 +194,20 @@ def fill_from_task[C: RunConfig](config: C, settings: Mapping[str, Any]) -> C:
     if needed and (made_in := demonstrations.task_of(Path(learner.dataset or ""))) not in (None, config.task):
         print(f"note: learner.dataset was made in task {made_in}, and this is {config.task}")
     return config
+
+
+def _unused(settings: Mapping[str, Any]) -> list[str]:
+    """What a task's rsl_rl settings ask for that PPO here does not do."""
+    given, actor, critic = flat(settings), settings.get("actor", {}), settings.get("critic", {})
+    algorithm = settings.get("algorithm", {})
+    flags = ("symmetry_cfg", "rnd_cfg", "normalize_advantage_per_mini_batch", "share_cnn_encoders")
+    others = [f"{key}={given[key]}" for key, used in USED.items() if given.get(key, used[0]) not in used]
+    of_critic = [
+        f"critic.{name}={critic[name]}"
+        for name in ("activation", "obs_normalization")
+        if name in actor and critic.get(name, actor[name]) != actor[name]
+    ]
+    return [*(name for name in flags if algorithm.get(name)), *others, *of_critic]
 
 
 def default_iterations(config: RunConfig, *, iteration: int = 0, env_steps: int = 0) -> int:

@@ -11,6 +11,7 @@ import gymnasium
 import pytest
 import torch
 
+from difftori_isaac.envs.isaaclab import load_ppo_settings
 from difftori_isaac.envs.registry import resolve_task
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run import locate
@@ -164,6 +165,12 @@ def test_what_is_not_used_of_a_task_s_settings_is_said(capsys: pytest.CaptureFix
     config = compose(TrainConfig, parse(["task=Cartpole"], TrainConfig))
     fill_from_task(config, {"algorithm": {"rnd_cfg": {"weight": 1.0}, "symmetry_cfg": None}})
     assert capsys.readouterr().out == "note: rnd_cfg of the task's rsl_rl settings: not used here\n"
+    actor = {"class_name": "RNNModel", "activation": "elu", "obs_normalization": False}
+    fill_from_task(config, {"actor": actor, "critic": {"class_name": "MLPModel", "obs_normalization": True}})
+    text = "actor.class_name=RNNModel and critic.obs_normalization=True of the task's rsl_rl settings: not used here"
+    assert capsys.readouterr().out == f"note: {text}\n"
+    fill_from_task(config, load_ppo_settings("Lift"))
+    assert capsys.readouterr().out == ""
 
 
 def test_settings_at_a_resume_are_those_of_the_checkpoint_s_learner(
