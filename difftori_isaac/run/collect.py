@@ -12,7 +12,7 @@ from tensordict import TensorDict
 
 from difftori_isaac.data import demonstrations
 from difftori_isaac.data.demonstrations import Demonstration
-from difftori_isaac.run import build, rollout
+from difftori_isaac.run import build, locate, rollout
 from difftori_isaac.run.compose import Overrides
 from difftori_isaac.run.config import CollectConfig
 from difftori_isaac.run.errors import RunError
@@ -40,7 +40,7 @@ def collect(overrides: Overrides) -> None:
     config, origin = rollout.configure(CollectConfig, overrides)
     config = rollout.with_num_envs(config, config.num_demos)
     folder = Path() if origin is None or origin.run_dir is None else origin.run_dir
-    path = Path(config.output) if config.output else folder / "demos.hdf5"
+    path = locate.output_file(config.output, folder / "demos.hdf5")
     made_in = {
         "env_name": config.task,
         "type": "difftori_isaac",

@@ -45,18 +45,19 @@ def evaluate(overrides: Overrides) -> None:
     config, origin = rollout.configure(EvaluateConfig, overrides)
     config = rollout.with_num_envs(config, config.num_episodes)
     folder = Path() if origin is None or origin.run_dir is None else origin.run_dir
+    drawn = folder / "eval.csv"
+    path = locate.output_file(config.output, drawn if every else folder / "eval.json")
     if every:
-        drawn = folder / "eval.csv"
-        path = Path(config.output) if config.output else drawn
         _evaluate_all(config, checkpoints.numbered(folder), path)
         hint = shlex.join(("scripts/plot.py", f"runs={folder}", "file=eval.csv"))
         print(f"written to {path}" + (f"; draw it with {hint}" if locate.same(path, drawn) else ""))
         return
     with closing(build.make_environment(config)) as env:
         result = _result(config, env, origin)
-    path = Path(config.output) if config.output else folder / "eval.json"
+    console = Console(highlight=False)
+    console.print(_table(result))
     write_atomic(path, json.dumps(result, indent=2) + "\n")
-    _print(result, path)
+    console.print(f"written to {path}", markup=False, soft_wrap=True)
     if origin is not None and origin.run_dir is not None and path.parent == origin.run_dir:
         try_report(origin.run_dir)
 
@@ -161,7 +162,7 @@ def summary(values: list[float]) -> dict[str, Any]:
     return {"mean": mean, "std": std, "interval_95": [mean - half, mean + half]}
 
 
-def _print(result: dict[str, Any], path: Path) -> None:
+def _table(result: dict[str, Any]) -> Table:
     title = "{task}  {policy}  {num_episodes} episodes, seed {seed}"
     table = Table(title=title.format(**result))
     for column in ("", "mean", "std", "95% interval of the mean"):
@@ -173,6 +174,4 @@ def _print(result: dict[str, Any], path: Path) -> None:
         table.add_row(name.replace("_", " "), f"{item['mean']:.4g}", std, low_high)
     if result["success_rate"] is not None:
         table.add_row("success rate", f"{result['success_rate']:.1%}", "", "")
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(f"written to {path}", markup=False, soft_wrap=True)
+    return table

@@ -36,6 +36,17 @@ def new_run_dir(run_dir: str | None, *, task: str, policy: str, seed: int) -> Pa
     return path
 
 
+def output_file(given: str | None, default: Path) -> Path:
+    """File that a result goes to: the one asked for, or the default.
+
+    Raises:
+        ConfigError: If a directory was asked for.
+    """
+    if given is not None and Path(given).is_dir():
+        raise ConfigError(f"output is {given}, a directory; allowed: a file, such as {Path(given) / default.name}")
+    return Path(given) if given else default
+
+
 def find_checkpoint(which: str, *, run_dir: str | None, task: str | None, policy: str, key: str) -> Path:
     """The file that ``latest``, ``best``, a run directory or a checkpoint file means.
 

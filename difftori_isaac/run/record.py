@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,9 @@ def write_atomic(path: Path, text: str) -> None:
         temporary.replace(path)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}; give a place that can be written") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _version(package: str) -> str | None:

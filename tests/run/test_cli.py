@@ -211,6 +211,14 @@ def test_bad_rollout_is_one_line(script: str, run_dir: Path, capsys: pytest.Capt
         assert message in one_line(capsys)
 
 
+@pytest.mark.parametrize("script", ["evaluate", "collect_demos"])
+def test_a_directory_for_a_result_is_refused_before_it_is_there(
+    script: str, in_tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    assert run(script, "task=Cartpole", "policy=random", f"output={in_tmp_path}") == 2
+    assert f"output is {in_tmp_path}, a directory; allowed: a file" in one_line(capsys)
+
+
 def test_bad_list_and_plot_are_one_line(run_dir: Path, capsys: pytest.CaptureFixture):
     for script, arguments, message in (
         ("list_tasks", "filter=nowhere", "fits none of"),

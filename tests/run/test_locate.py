@@ -7,7 +7,8 @@ import pytest
 
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run import locate
-from difftori_isaac.run.errors import ConfigError
+from difftori_isaac.run.errors import ConfigError, RunError
+from difftori_isaac.run.record import write_atomic
 
 
 def find(which: str, **given) -> Path:
@@ -49,3 +50,19 @@ def test_new_run_dir(in_tmp_path: Path):
     for taken in ("full", "file"):
         with pytest.raises(ConfigError, match=f"run_dir {taken} exists; allowed: a new directory, or resume=latest"):
             locate.new_run_dir(taken, **given)
+
+
+def test_a_result_goes_to_a_file(in_tmp_path: Path):
+    default = Path("run") / "eval.json"
+    assert locate.output_file(None, default) == default
+    assert locate.output_file("mine.json", default) == Path("mine.json")
+    Path("here").mkdir()
+    with pytest.raises(ConfigError, match="output is here, a directory; allowed: a file, such as here/eval"):
+        locate.output_file("here", default)
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(in_tmp_path: Path):
+    Path("here").mkdir()
+    with pytest.raises(RunError, match="cannot write here"):
+        write_atomic(Path("here"), "text")
+    assert [path.name for path in in_tmp_path.iterdir()] == ["here"]
