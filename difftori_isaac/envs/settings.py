@@ -26,7 +26,11 @@ def parse_settings[S](schema: type[S], overrides: Sequence[str], simulator: str)
         key, _, value = override.partition("=")
         if key not in allowed:
             raise ValueError(f"'{override}' is no setting of a {simulator} task; allowed: {', '.join(allowed)}.")
-        values[key.removeprefix("env.")] = yaml.safe_load(value)
+        try:
+            values[key.removeprefix("env.")] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"'{override}' cannot be read ({reason}); allowed: {key}=<value>.") from None
     try:
         return TypeAdapter(schema).validate_python(values)
     except ValidationError as error:

@@ -155,6 +155,7 @@ def test_settings():
     [
         ("env.sim.dt=0.1", "'env.sim.dt=0.1' is no setting of a dm_control task; allowed: env.action_repeat, "),
         ("physics=newton", "allowed: env.action_repeat, env.pixels, env.shadows, env.num_workers, env.episode_steps"),
+        ("env.action_repeat=[", "'env.action_repeat=[' cannot be read (while parsing a flow node"),
         ("env.action_repeat=0", "env.action_repeat is 0; input should be greater than or equal to 1"),
         ("env.pixels=3", "env.pixels is 3; input should be a valid boolean"),
     ],
