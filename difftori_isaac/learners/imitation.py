@@ -133,7 +133,8 @@ class Imitation:
         config, policy = self.config, self.policy
         demos = demonstrations.read(path := Path(config.dataset or ""), self.groups, config.num_demos)
         demonstrations.check_shapes(path, demos[0], policy.obs_shapes, policy.num_actions)
-        held_back = min(math.ceil(config.validation_share * len(demos)), len(demos) - 1)
+        share = round(config.validation_share * len(demos), 6)  # 0.07 * 100 is above 7
+        held_back = min(math.ceil(share), len(demos) - 1)
         parts = demos[: len(demos) - held_back], demos[len(demos) - held_back :]
         training, *validation = (ChunkDataset(part, policy.horizon, self.device) for part in parts if part)
         self._training, self._validation = training, validation[0] if validation else None

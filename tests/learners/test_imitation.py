@@ -241,6 +241,9 @@ def test_demonstrations_held_back_are_not_learned_from(demos):
     algorithm = build(demos, validation_share=0.5, num_demos=5)
     algorithm.train_mode()
     assert len(algorithm._training) == 2 * 3 and len(algorithm._validation) == 3 * 3
+    algorithm = build(demos, validation_share=0.07, num_demos=100)
+    algorithm.train_mode()
+    assert len(algorithm._validation) == 7 * 3, "as in decimal numbers"
     algorithm = build(demos, validation_share=0.9, num_demos=1)
     algorithm.train_mode()
     assert len(algorithm._training) == 3 and algorithm._validation is None
