@@ -109,20 +109,31 @@ def _look_up(settings: Mapping[str, Any], key: str, run_dir: Path) -> str:
 
 
 def read_curve(path: Path, x: str, y: str) -> Curve:
-    """Two columns of a run's metrics.csv or eval.csv, without the rows in which one is empty.
+    """Two columns of a run's metrics.csv or eval.csv, without the rows in which one is empty or not finite.
 
     Raises:
-        ConfigError: If there is no such column, it is empty or the file is damaged.
+        ConfigError: If there is no such column, it is empty, ``x`` falls somewhere or the file is damaged.
     """
     rows = read_metrics(path)
     for column in (x, y):
         if rows and column not in rows[0]:
             raise ConfigError(f"{path} has no column {column!r}; allowed: {', '.join(rows[0])}")
-    points = [(float(row[x]), float(row[y])) for row in rows if row[x] and row[y]]
-    if not points:
+    points = np.array([(float(row[x] or "nan"), float(row[y] or "nan")) for row in rows]).reshape(-1, 2)
+    points = points[np.isfinite(points).all(axis=1)]
+    if not len(points):
         raise ConfigError(f"column {y!r} of {path} is empty; leave this run out")
-    xs, ys = np.array(points).T
-    return xs, ys
+    check_rising(points[:, 0], x, path)
+    return points[:, 0], points[:, 1]
+
+
+def check_rising(xs: np.ndarray, x: str, path: Path) -> None:
+    """Refuses a horizontal axis along which a curve would go back.
+
+    Raises:
+        ConfigError: If a value of the column ``x`` of the file is smaller than the one before it.
+    """
+    if (np.diff(xs) < 0).any():
+        raise ConfigError(f"x is {x!r}, which falls in {path}; allowed: a column that only rises, such as env_steps")
 
 
 def mean_curve(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

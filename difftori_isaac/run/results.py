@@ -15,7 +15,7 @@ from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.errors import ConfigError
 from difftori_isaac.run.files import Evaluation, RunRecord, read_json, read_settings
 from difftori_isaac.run.metrics import read_metrics
-from difftori_isaac.run.plot import Curve
+from difftori_isaac.run.plot import Curve, check_rising
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,14 @@ class Results:
         """Two columns of metrics.csv, without the rows in which one is empty or not finite.
 
         Raises:
-            ConfigError: If there is no column ``x``.
+            ConfigError: If there is no column ``x``, or it falls somewhere.
         """
+        path = self.run_dir / "metrics.csv"
         if x not in self.columns:
-            path = self.run_dir / "metrics.csv"
             raise ConfigError(f"x is {x!r}, which {path} has not; allowed: {', '.join(self.columns)}")
         xs, ys = self.columns[x], self.columns.get(y, np.full_like(self.columns[x], np.nan))
         both = np.isfinite(xs) & np.isfinite(ys)
+        check_rising(xs[both], x, path)
         return xs[both], ys[both]
 
     def last(self, column: str) -> float | None:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from difftori_isaac.run.errors import ConfigError
 from difftori_isaac.run.evaluate import summary
 from difftori_isaac.run.plot import mean_curve, read_curve
+from difftori_isaac.run.results import Results
 from difftori_isaac.scripts.plot import main
 
 
@@ -104,6 +105,16 @@ def test_runs_that_have_nothing_in_common_are_named(runs: Path, capsys: pytest.C
     assert main([f"runs={runs}/*/*", f"output={runs}/curves.png"]) == 2
     assert "runs of mlp have no env_steps in common: 8 to 20, 32 to 64; leave" in capsys.readouterr().err
     assert not (runs / "curves.png").exists()
+
+
+def test_an_axis_along_which_curves_go_back_is_refused(runs: Path, capsys: pytest.CaptureFixture):
+    path = runs / "trajopt" / "2" / "metrics.csv"
+    path.write_text("iteration,env_steps,mean_return,rate\n1,16,1,3\n2,32,2,1\n3,48,nan,9\n4,64,3,2\n")
+    assert main([f"runs={path.parent}", "x=rate", f"output={runs}/p.png"]) == 2
+    assert f"x is 'rate', which falls in {path}; allowed: a column that only rises" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="x is 'rate', which falls"):
+        Results(path.parent).curve("rate", "mean_return")
+    assert read_curve(path, "env_steps", "mean_return")[0].tolist() == [16, 32, 64]
 
 
 def test_empty_column(runs: Path):
