@@ -39,6 +39,7 @@ def sweep(arguments: Sequence[str]) -> None:
     trials = check(plan)
     names = {trial_name(trial) for trial in trials} if plan.is_grid else None
     sweep_dir = _open(plan)
+    read_records(sweep_dir)  # refuses damaged ones before anything is started
     how_many = f"{len(trials)} trials" if plan.is_grid else plan.config.sweeper
     print(f"sweep  {how_many}  launcher {plan.config.launcher}  {sweep_dir}", flush=True)
     stopped = None

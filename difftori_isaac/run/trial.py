@@ -187,9 +187,21 @@ def is_finished(run_dir: Path, overrides: Sequence[str]) -> bool:
 
 
 def read_records(sweep_dir: Path) -> list[Record]:
-    """Records of all trials in a sweep's directory, in order."""
-    found = [Record(**json.loads(path.read_text())) for path in (sweep_dir / "records").glob("*.json")]
+    """Records of all trials in a sweep's directory, in order.
+
+    Raises:
+        ConfigError: If one is damaged.
+    """
+    found = [_read_record(path) for path in (sweep_dir / "records").glob("*.json")]
     return sorted(found, key=lambda record: (record.number, record.trial))
+
+
+def _read_record(path: Path) -> Record:
+    try:
+        return Record(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is damaged ({reason}); allowed: the file as it was written, or none") from None
 
 
 def write_table(sweep_dir: Path, records: Sequence[Record]) -> Path:

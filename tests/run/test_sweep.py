@@ -128,6 +128,18 @@ def test_a_damaged_run_is_a_trial_that_failed(name: str, in_tmp_path: Path, make
     assert f"{name} is no " in first.reason and first.reason.count("\n") == 0
 
 
+@pytest.mark.parametrize("text", ["", "{}", "[1]"])
+def test_a_damaged_record_is_named_before_anything_starts(text: str, in_tmp_path: Path, capsys):
+    path = Path("sweep/records/seed=1.json")
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    Path("sweep/sweep.yaml").write_text(yaml.safe_dump({"fixed": ["task=Cartpole"]}))
+    assert train(["-m", "task=Cartpole", "seed=2,3", "sweep_dir=sweep"]) == 2
+    error = capsys.readouterr().err
+    assert f"error: {in_tmp_path / path} is damaged (" in error
+    assert error.count("\n") == 1 and "allowed: the file as it was written, or none" in error
+
+
 @pytest.mark.slow
 def test_a_sweep_goes_on_with_what_failed_and_leaves_the_rest(
     in_tmp_path: Path, make_checkpoint, capsys: pytest.CaptureFixture
