@@ -17,3 +17,6 @@ def test_what_is_asked_for_is_seen_and_otherwise_what_there_is():
     assert observed_groups(OBS, {"actor": ["critic"]}) == ["critic"]
     with pytest.raises(ValueError, match=r"learner.obs_groups has 'camera'; allowed: critic, expert, point_cloud, pol"):
         observed_groups(OBS, {"actor": ["camera"]})
+    for obs, asked in ((OBS, {"actor": []}), (OBS.select("critic", "expert"), None)):
+        with pytest.raises(ValueError, match=r"learner.obs_groups leaves actor no group; allowed: critic, expert"):
+            observed_groups(obs, asked)
