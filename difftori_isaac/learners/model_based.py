@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +250,7 @@ def build_model_based(
     Args:
         env: The environments, in rsl_rl's interface.
         policy: ``trajopt``.
-        trajopt: Settings of the planner; it plans with the learner's discount, within −1 to 1 unless bounded.
+        trajopt: Settings of the planner; it plans within −1 to 1 unless bounded.
         world_model: Settings of the model.
         learner: Settings of the learner.
         device: Device of the learner.
@@ -267,7 +266,7 @@ def build_model_based(
     obs = obs.select(*groups)
     model = TdWorldModel(obs, groups, env.num_actions, world_model, return_unit=1.0 / (1.0 - min(discount, 0.995)))
     planner = PlanPolicy(
-        model, replace(trajopt, discount=discount), act_with=learner.act_with, scale=learner.action_scale
+        model, trajopt.discounted_by(discount), act_with=learner.act_with, scale=learner.action_scale
     ).to(device)
     replay = ReplayBuffer(
         obs,

@@ -243,6 +243,7 @@ def build_actor(
     distribution = {"class_name": "GaussianDistribution", "init_std": learner.init_std}
     common: dict[str, Any] = {"obs_normalization": learner.obs_normalization, "distribution_cfg": distribution}
     if policy == "trajopt":
+        trajopt = trajopt.discounted_by(learner.gamma)
         models: dict[str, Any] = {"trajopt": trajopt, "world_model": world_model, "encoders": learner.encoders}
         return TrajOptActor(obs, obs_groups, "actor", num_actions, **models, **common)
     return _build_mlp(obs, obs_groups, "actor", num_actions, learner.actor_hidden_dims or (), learner, **common)

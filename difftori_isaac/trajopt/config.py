@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Literal, get_args
 
@@ -113,8 +113,8 @@ class TrajOptConfig:
     """Weight w of the prior block ``½ Σ_t ‖w (a_t − ā_t)‖²`` around the prior plan ā."""
     action_rate_weight: float = 0.0
     """Weight v of the action-rate block ``½ Σ_{t≥1} ‖v (a_t − a_{t−1})‖²``, which smooths the plan."""
-    discount: float = 0.99
-    """Discount γ of the residuals along the horizon."""
+    discount: float | None = None
+    """Discount γ of the residuals along the horizon; null is that of the learner, 0.99 in a layer on its own."""
     action_low: Bound = None
     """Lower bound of all action components, or a list of one per component, in their units; null is unbounded."""
     action_high: Bound = None
@@ -169,8 +169,8 @@ class TrajOptConfig:
             )
         if not isfinite(self.return_offset):
             raise ValueError(f"trajopt.return_offset is {self.return_offset}; allowed: a finite number")
-        if not 0.0 < self.discount <= 1.0:
-            raise ValueError(f"trajopt.discount is {self.discount}; allowed: above 0, at most 1")
+        if self.discount is not None and not 0.0 < self.discount <= 1.0:
+            raise ValueError(f"trajopt.discount is {self.discount}; allowed: above 0, at most 1, or null")
         bounds.check(self.action_low, self.action_high)
         if self.solver == "theseus" and self.bounded:
             raise ValueError(
@@ -211,6 +211,15 @@ class TrajOptConfig:
                     "trajopt.latent_kernel is 'warp', which computes gradients between two Hessians, but "
                     "trajopt.hessian_every is 1; allowed: trajopt.hessian_every of at least 2"
                 )
+
+    @property
+    def gamma(self) -> float:
+        """The discount that plans have."""
+        return 0.99 if self.discount is None else self.discount
+
+    def discounted_by(self, discount: float | None) -> TrajOptConfig:
+        """This configuration with the discount of a learner, unless it has its own."""
+        return self if self.discount is not None else replace(self, discount=discount)
 
     @property
     def differentiates_optima(self) -> bool:

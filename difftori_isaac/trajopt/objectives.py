@@ -107,7 +107,7 @@ def pose(
             f"trajopt.objective is {config.objective!r}, but the model ({type(model).__name__}) has no "
             f"{' and no '.join(lacking)}; allowed: a model with {', '.join(methods)}"
         )
-    discount = config.discount
+    discount = config.gamma
     problem = TrajOptProblem if config.latent_kernel == "torch" else FusedProblem
     if config.objective == "return":
         problem = ReturnProblem

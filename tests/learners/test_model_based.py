@@ -92,6 +92,12 @@ def test_training_goes_on_from_a_saved_state_bit_for_bit():
         assert torch.equal(value, expected), name
 
 
+def test_plans_have_the_discount_of_the_learner_unless_they_have_their_own():
+    for given, expected in ((None, 0.9), (0.5, 0.5)):
+        _, algorithm = build(discount=0.9, trajopt={"discount": given})
+        assert algorithm.discount == 0.9 and {layer.config.gamma for layer in algorithm.policy.layers} == {expected}
+
+
 def test_what_is_saved_within_an_iteration_counts_whole_ones(tmp_path):
     env, algorithm = build(**CHEAP)
     train(env, algorithm, 256)

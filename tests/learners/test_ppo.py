@@ -207,3 +207,12 @@ def test_more_mini_batches_than_samples_are_refused(env):
     models = {"trajopt": TrajOptConfig(), "world_model": WorldModelConfig(encoder_dims=(16, 8))}
     with pytest.raises(ValueError, match=r"num_mini_batches is 1000; allowed: at most num_envs \* .* = 128"):
         build_ppo(env, policy="mlp", learner=learner, device="cpu", **models)
+
+
+def test_plans_have_the_discount_of_the_learner_unless_they_have_their_own(env):
+    learner = PPOConfig(gamma=0.8).filled_from(load_ppo_settings(TASK))
+    for given, expected in ((None, 0.8), (0.5, 0.5)):
+        models = {"trajopt": TrajOptConfig(discount=given), "world_model": WorldModelConfig(encoder_dims=(16, 8))}
+        algorithm = build_ppo(env, policy="trajopt", learner=learner, device="cpu", **models)
+        assert algorithm.planner.layer.config.gamma == expected
+    assert TrajOptConfig().gamma == 0.99

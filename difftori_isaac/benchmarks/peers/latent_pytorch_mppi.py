@@ -28,7 +28,7 @@ def workload(problem: learned_model.LatentProblem, size: Size) -> Workload:
 
     def dynamics(state: torch.Tensor, shift: torch.Tensor, t: int) -> torch.Tensor:
         z, a = state[:, :-1], shift + prior[:, t].repeat_interleave(num_samples, dim=0)
-        cost = config.discount**t * model.stage_residual(z, a).square().sum(dim=1, keepdim=True)
+        cost = config.gamma**t * model.stage_residual(z, a).square().sum(dim=1, keepdim=True)
         cost += config.prior_weight**2 * shift.square().sum(dim=1, keepdim=True)
         return torch.cat((model.next(z, a), 0.5 * cost), dim=1)
 
@@ -36,7 +36,7 @@ def workload(problem: learned_model.LatentProblem, size: Size) -> Workload:
         cost = state[:, -1]
         if t == size.horizon - 1:
             residual = model.terminal_residual(state[:, :-1])
-            cost = cost + 0.5 * config.discount**size.horizon * residual.square().sum(dim=1)
+            cost = cost + 0.5 * config.gamma**size.horizon * residual.square().sum(dim=1)
         return cost
 
     torch.manual_seed(config.mppi.seed)
