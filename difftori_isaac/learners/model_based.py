@@ -76,7 +76,7 @@ class ModelBased:
 
         The noise is a Gaussian process of order one: what lasts longer than a step takes a robot further.
         """
-        obs = self._select(obs)
+        obs, policy = self._select(obs), self.policy
         new = torch.randn_like(self._noise)
         if self._new_episodes:
             self.replay.restart(obs)
@@ -85,12 +85,13 @@ class ModelBased:
             correlation = self.config.exploration_correlation
             self._noise = correlation * self._noise + (1.0 - correlation**2) ** 0.5 * new
         if self.env_steps < self.seed_steps:
-            self._actions = torch.erf(self._noise / 2.0**0.5)
+            self._actions = policy.middle + policy.reach * torch.erf(self._noise / 2.0**0.5)
         else:
-            actions = self.policy.action(obs)
-            self._means.add(["actions_at_bound"], (actions.abs() > AT_BOUND).float().mean()[None])
-            self._actions = (actions + self._noise_std * self._noise).clamp(-1.0, 1.0)
-        return self.policy.scale * self._actions
+            actions = policy.action(obs)
+            at_bound = (actions - policy.middle).abs() > AT_BOUND * policy.reach
+            self._means.add(["actions_at_bound"], at_bound.float().mean()[None])
+            self._actions = policy.bounded(actions + self._noise_std * self._noise)
+        return policy.scale * self._actions
 
     def process_env_step(
         self, obs: TensorDict, rewards: torch.Tensor, dones: torch.Tensor, extras: Mapping[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from tensordict import TensorDict
 from torch import nn
 
 from difftori_isaac.policies.planner import SolverStatistics
+from difftori_isaac.trajopt.bounds import bound_tensor
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.layer import TrajOptLayer
 from difftori_isaac.trajopt.solution import TrajOptSolution
@@ -18,10 +20,15 @@ from difftori_isaac.world_models.td import TdWorldModel
 
 
 class PlanPolicy(nn.Module):
-    """Plans with a temporal-difference world model; actions lie within −1 to 1 before they are scaled.
+    """Plans with a temporal-difference world model; actions lie within bounds, −1 to 1, before they are scaled.
 
     A plan is a function of the observations alone: it starts from the prior rolled out through the model.
     """
+
+    middle: torch.Tensor
+    """Middle between the bounds of every component of an action, (action_dim,)."""
+    reach: torch.Tensor
+    """Distance of the bounds from there, (action_dim,)."""
 
     def __init__(
         self, world_model: TdWorldModel, trajopt: TrajOptConfig, *, act_with: Literal["plan", "prior"], scale: float
@@ -44,6 +51,11 @@ class PlanPolicy(nn.Module):
             trajopt, action_low=_bound(trajopt, "action_low", -1.0), action_high=_bound(trajopt, "action_high", 1.0)
         )
         self.world_model, self.act_with, self.scale = world_model, act_with, scale
+        size = (world_model.action_dim, torch.get_default_dtype(), torch.device("cpu"))
+        low, high = (bound_tensor(name, getattr(trajopt, name), inf, *size) for name in ("action_low", "action_high"))
+        assert low is not None and high is not None  # as no entry is unbounded
+        self.register_buffer("middle", (low + high) / 2.0, persistent=False)
+        self.register_buffer("reach", (high - low) / 2.0, persistent=False)
         self.layers = [TrajOptLayer(replace(trajopt, horizon=h + 1)) for h in range(trajopt.horizon)]
         self.horizon = trajopt.horizon
         """Planning horizon [steps]."""
@@ -67,10 +79,14 @@ class PlanPolicy(nn.Module):
         return self.scale * (self._prior_plan(self.world_model.encode(obs)) if prior else self.plan(obs).actions)
 
     def action(self, obs: TensorDict) -> torch.Tensor:
-        """Actions without noise, within −1 to 1, shape (num_envs, action_dim)."""
+        """Actions without noise, shape (num_envs, action_dim)."""
         if self.act_with == "prior":
-            return self.world_model.pi(self.world_model.encode(obs))
+            return self.bounded(self.world_model.pi(self.world_model.encode(obs)))
         return self.plan(obs).action
+
+    def bounded(self, actions: torch.Tensor) -> torch.Tensor:
+        """The closest actions within the bounds."""
+        return torch.clamp(actions, self.middle - self.reach, self.middle + self.reach)
 
     def forward(self, obs: TensorDict) -> torch.Tensor:
         """Actions without noise as the environment takes them, shape (num_envs, action_dim)."""

@@ -165,6 +165,17 @@ def test_the_environment_is_given_scaled_actions():
     assert algorithm.policy.action(obs).abs().max() <= 1.0 and torch.equal(actions, 3.0 * algorithm.policy.action(obs))
 
 
+@pytest.mark.parametrize("act_with", ["plan", "prior"])
+@pytest.mark.parametrize("seed_steps", [0, 10**4])
+def test_narrower_bounds_hold_for_what_is_executed(seed_steps, act_with):
+    bounds = {"action_low": -0.1, "action_high": 0.4}
+    env, algorithm = build(500, seed_steps=seed_steps, act_with=act_with, action_scale=2.0, trajopt=bounds)
+    with torch.inference_mode():
+        actions = algorithm.act(env.get_observations()) / 2.0
+    assert actions.min() == pytest.approx(-0.1, abs=0.02) and actions.min() >= -0.1
+    assert actions.max() == pytest.approx(0.4, abs=0.02) and actions.max() <= 0.4
+
+
 def test_actions_at_their_bound_are_counted_before_noise():
     env, algorithm = build(4, seed_steps=0)
     algorithm.policy.action = lambda obs: torch.tensor([[1.0], [-0.96], [0.9], [0.0]])
@@ -179,6 +190,7 @@ def test_actions_at_their_bound_are_counted_before_noise():
         ({"world_model": SCALAR}, "objective is 'least_squares', but world_model.reward_head is 'scalar'"),
         ({"obs_groups": {"actor": ["critic"]}}, "obs_groups has 'critic'; allowed: policy"),
         ({"obs_groups": {"acter": ["policy"]}}, "obs_groups has the set 'acter'; allowed with this learner: actor"),
+        ({"trajopt": {"action_low": [-0.5, -0.5]}}, "action_low has 2 entries, but an action has 1 components"),
         ({"trajopt": {"action_high": 5.0}}, r"action_high is 5\.0; allowed with learner=model_based: from -1 to 1"),
         (
             {"trajopt": {"action_low": [None]}},
