@@ -170,8 +170,11 @@ def test_the_environment_is_given_scaled_actions():
 def test_narrower_bounds_hold_for_what_is_executed(seed_steps, act_with):
     bounds = {"action_low": -0.1, "action_high": 0.4}
     env, algorithm = build(500, seed_steps=seed_steps, act_with=act_with, action_scale=2.0, trajopt=bounds)
+    obs = env.get_observations()
     with torch.inference_mode():
-        actions = algorithm.act(env.get_observations()) / 2.0
+        actions = algorithm.act(obs) / 2.0
+        algorithm.world_model.prior[-1].bias.add_(5.0)
+        assert algorithm.get_policy()(obs).allclose(torch.tensor(0.8))
     assert actions.min() == pytest.approx(-0.1, abs=0.02) and actions.min() >= -0.1
     assert actions.max() == pytest.approx(0.4, abs=0.02) and actions.max() <= 0.4
 
@@ -182,6 +185,11 @@ def test_actions_at_their_bound_are_counted_before_noise():
     with torch.inference_mode():
         algorithm.act(env.get_observations())
     assert algorithm.update()["actions_at_bound"] == 0.5
+    env, algorithm = build(4, seed_steps=0, trajopt={"action_low": 0.0, "action_high": 0.5})
+    algorithm.policy.action = lambda obs: torch.tensor([[0.5], [0.0], [0.001], [0.4]])
+    with torch.inference_mode():
+        algorithm.act(env.get_observations())
+    assert algorithm.update()["actions_at_bound"] == 0.75
 
 
 @pytest.mark.parametrize(

@@ -120,11 +120,15 @@ def test_overflowing_dynamics_fall_back_to_the_warm_start(make_problem):
     next_state = model.next
     model.next = lambda z, a: next_state(z, a) * torch.where(z[:, :1] > 50.0, torch.inf, 1.0)
     z0[1] = 100.0
+    z0.requires_grad_()
     warm_start = torch.full_like(prior, 0.3)
     solution = make_layer()(model, z0, prior, warm_start=warm_start)
     assert solution.status.tolist()[1] == SolveStatus.NON_FINITE
     assert torch.equal(solution.actions[1], warm_start[1])
     assert solution.converged[[0, 2]].all()
+    solution.actions.square().sum().backward()
+    assert (z0.grad[1] == 0).all() and z0.grad[[0, 2]].any(dim=1).all()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 def test_gauss_newton_settles_where_its_hessian_leaves_out_most_of_the_curvature():
