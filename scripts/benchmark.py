@@ -2,13 +2,12 @@
 
 import sys
 
-from difftori_isaac.benchmarks.config import BenchmarkConfig
 from difftori_isaac.run.cli import Command
 
 main = Command(
     name="benchmark.py",
     summary="Measures time, memory and cost of planners side by side on the same problem; prints a table.",
-    schema=BenchmarkConfig,
+    schema="difftori_isaac.benchmarks.config:BenchmarkConfig",
     run="difftori_isaac.benchmarks.benchmark:benchmark",
     examples=(
         "suite=learned_model",

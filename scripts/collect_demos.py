@@ -3,13 +3,12 @@
 import sys
 
 from difftori_isaac.run.cli import Command
-from difftori_isaac.run.config import CollectConfig
 
 main = Command(
     name="collect_demos.py",
     summary="Writes episodes of the deterministic policy of a checkpoint to an HDF5 file of robomimic's layout, which "
     "learner=imitation learns from.",
-    schema=CollectConfig,
+    schema="difftori_isaac.run.config:CollectConfig",
     run="difftori_isaac.run.collect:collect",
     examples=(
         "task=Reach num_demos=10",

@@ -3,12 +3,11 @@
 import sys
 
 from difftori_isaac.run.cli import Command
-from difftori_isaac.run.config import EvaluateConfig
 
 main = Command(
     name="evaluate.py",
     summary="Runs episodes with the deterministic policy; prints return and success rate and writes eval.json.",
-    schema=EvaluateConfig,
+    schema="difftori_isaac.run.config:EvaluateConfig",
     run="difftori_isaac.run.evaluate:evaluate",
     examples=(
         "task=Cartpole",

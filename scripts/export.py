@@ -3,13 +3,12 @@
 import sys
 
 from difftori_isaac.run.cli import Command
-from difftori_isaac.run.config import ExportConfig
 
 main = Command(
     name="export.py",
     summary="Writes the deterministic policy of a checkpoint as one file for TorchScript, ONNX or torch.export; checks "
     "it against the policy and prints its latency.",
-    schema=ExportConfig,
+    schema="difftori_isaac.run.config:ExportConfig",
     run="difftori_isaac.run.export:export",
     examples=(
         "task=Lift",

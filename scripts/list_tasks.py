@@ -3,7 +3,6 @@
 import sys
 
 from difftori_isaac.run.cli import Command
-from difftori_isaac.run.tasks import ListConfig
 
 main = Command(
     name="list_tasks.py",
@@ -11,7 +10,7 @@ main = Command(
         "Lists every task that task= takes: this project's, Isaac Lab's, those of other installed packages and the "
         "DeepMind Control suite's."
     ),
-    schema=ListConfig,
+    schema="difftori_isaac.run.tasks:ListConfig",
     run="difftori_isaac.run.tasks:list_tasks",
     examples=("", "filter=franka"),
 )

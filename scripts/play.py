@@ -3,12 +3,11 @@
 import sys
 
 from difftori_isaac.run.cli import Command
-from difftori_isaac.run.config import PlayConfig
 
 main = Command(
     name="play.py",
     summary="Lets a trained, random or zero policy act without a window, and writes a video if asked.",
-    schema=PlayConfig,
+    schema="difftori_isaac.run.config:PlayConfig",
     run="difftori_isaac.run.play:play",
     examples=(
         "task=Lift video=true",

@@ -3,12 +3,11 @@
 import sys
 
 from difftori_isaac.run.cli import Command
-from difftori_isaac.run.plot import PlotConfig
 
 main = Command(
     name="plot.py",
     summary="Draws the curves of several runs; seeds of the same variant become a mean and its 95% interval.",
-    schema=PlotConfig,
+    schema="difftori_isaac.run.plot:PlotConfig",
     run="difftori_isaac.run.plot:plot",
     examples=(
         "runs='runs/Cartpole/*/*' output=docs/cartpole.png",

@@ -3,12 +3,11 @@
 import sys
 
 from difftori_isaac.run.cli import Command
-from difftori_isaac.run.report import ReportConfig
 
 main = Command(
     name="report.py",
     summary="Writes a page for a browser: numbers, curves, settings, evaluation and video of a run, or a comparison.",
-    schema=ReportConfig,
+    schema="difftori_isaac.run.report:ReportConfig",
     run="difftori_isaac.run.report:report",
     examples=(
         "run_dir=runs/Cartpole/trajopt/first",

@@ -3,8 +3,6 @@
 import sys
 
 from difftori_isaac.run.cli import Command
-from difftori_isaac.run.config import TrainConfig
-from difftori_isaac.run.sweep_plan import SweepConfig
 
 main = Command(
     name="train.py",
@@ -12,7 +10,7 @@ main = Command(
         "Trains a policy on a task; its run directory gets configuration, metrics and checkpoints. "
         "With -m, one run for each combination of values; -m --help lists the settings of such a sweep."
     ),
-    schema=TrainConfig,
+    schema="difftori_isaac.run.config:TrainConfig",
     run="difftori_isaac.run.loop:train",
     examples=(
         "task=Lift",
@@ -27,7 +25,7 @@ main = Command(
         "-m task=Reach sweeper=optuna launcher=joblib hydra.launcher.n_jobs=4",
     ),
     task_defaults="difftori_isaac.run.build:load_task_defaults",
-    multirun=(SweepConfig, "difftori_isaac.run.sweep:sweep"),
+    multirun=("difftori_isaac.run.sweep_plan:SweepConfig", "difftori_isaac.run.sweep:sweep"),
 )
 
 if __name__ == "__main__":

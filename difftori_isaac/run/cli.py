@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from difftori_isaac.envs.errors import SimulatorError
-from difftori_isaac.run.compose import Overrides, compose_values, parse, variant_groups
-from difftori_isaac.run.config import leaf_keys, variants_of
 from difftori_isaac.run.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from difftori_isaac.run.compose import Overrides
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 HELP, MULTIRUN = {"-h", "--help"}, {"-m", "--multirun"}
@@ -39,16 +40,16 @@ class Command:
     """File name of the script."""
     summary: str
     """What it does, in one or two sentences."""
-    schema: type
-    """Configuration class."""
+    schema: str
+    """``module:class`` of its configuration; torch, which it needs, takes seconds to import."""
     run: str
     """``module:function`` that takes the :class:`~difftori_isaac.run.compose.Overrides`."""
     examples: tuple[str, ...] = ()
     """Arguments of example calls."""
     task_defaults: str | None = None
     """``module:function`` that takes the name of a task and returns what it sets for itself, which --help shows too."""
-    multirun: tuple[type, str] | None = None
-    """Configuration class and ``module:function`` of a call with -m; the function takes the arguments as they are."""
+    multirun: tuple[str, str] | None = None
+    """``schema`` and ``run`` of a call with -m, where the function takes the arguments as they are."""
 
     def __call__(self, arguments: Sequence[str] | None = None) -> int:
         """Runs the script."""
@@ -70,21 +71,27 @@ class Command:
             signal.signal(signal.SIGTERM, previous)
 
     def _start(self, arguments: Sequence[str]) -> None:
+        from difftori_isaac.run.compose import parse
+
         asks_help = bool(HELP & set(arguments))
         if self.multirun is not None and MULTIRUN & set(arguments):
-            schema, run = self.multirun
+            schema, run = map(resolve_name, self.multirun)
             if asks_help:
                 self._help(schema, parse([], schema))
             else:
-                resolve_name(run)([item for item in arguments if item not in MULTIRUN])
+                run([item for item in arguments if item not in MULTIRUN])
             return
-        overrides = parse((item for item in arguments if item not in HELP), self.schema)
+        schema = resolve_name(self.schema)
+        overrides = parse((item for item in arguments if item not in HELP), schema)
         if asks_help:
-            self._help(self.schema, overrides)
+            self._help(schema, overrides)
         else:
             resolve_name(self.run)(overrides)
 
     def _help(self, schema: type, overrides: Overrides) -> None:
+        from difftori_isaac.run.compose import compose_values, variant_groups
+        from difftori_isaac.run.config import leaf_keys, variants_of
+
         task = overrides.get("task")
         own = {} if self.task_defaults is None or task is None else resolve_name(self.task_defaults)(task)
         values = compose_values(schema, overrides, task=own)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -253,10 +254,24 @@ def sigint_interrupts() -> Iterator[None]:
 
 def test_signals_before_anything_can_be_saved(sigint_interrupts, capsys: pytest.CaptureFixture):
     for action, word in ((interrupt, "interrupted"), (terminate, "terminated")):
-        command = Command(name="x.py", summary="", schema=RunConfig, run=f"{__name__}:{action.__name__}")
+        names = {"schema": f"{RunConfig.__module__}:{RunConfig.__name__}", "run": f"{__name__}:{action.__name__}"}
+        command = Command(name="x.py", summary="", **names)
         sys.modules.setdefault(__name__, sys.modules[action.__module__])
         assert command([]) == 130
         assert capsys.readouterr().err == f"{word}: nothing more was saved\n"
+
+
+def test_a_signal_while_torch_is_imported(sigint_interrupts, in_tmp_path: Path):
+    (in_tmp_path / "torch.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    for script in ("train", "benchmark"):
+        path = ROOT / "scripts" / f"{script}.py"
+        done = subprocess.run(
+            [sys.executable, path, "--help"],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": f"{in_tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+        )
+        assert (done.returncode, done.stderr) == (130, "interrupted: nothing more was saved\n"), script
 
 
 def test_traceback_on_request(monkeypatch: pytest.MonkeyPatch):
