@@ -17,12 +17,27 @@ def observed_groups(obs: TensorDict, obs_groups: Mapping[str, list[str]] | None)
         ValueError: If one is not among the observations, ``actor`` is empty, or there is a set that is neither this nor
             PPO's ``critic``.
     """
-    there = ", ".join(map(str, obs.keys()))
     if unknown := [name for name in obs_groups or {} if name not in ("actor", "critic")]:
         raise ValueError(f"learner.obs_groups has the set {unknown[0]!r}; allowed with this learner: actor")
     groups = (obs_groups or {}).get("actor", [name for name in UNLESS_ASKED if name in obs])
+    _check(obs, "actor", groups)
+    return groups
+
+
+def check_sets(obs: TensorDict, obs_groups: Mapping[str, list[str]] | None) -> None:
+    """Check the sets of PPO, of which rsl_rl fills in ``actor`` and ``critic``: by a group of that name or ``policy``.
+
+    Raises:
+        ValueError: If a group is not among the observations, or a set is empty.
+    """
+    filled = {name: [group for group in (name, "policy") if group in obs][:1] for name in ("actor", "critic")}
+    for name, groups in (filled | dict(obs_groups or {})).items():
+        _check(obs, name, groups)
+
+
+def _check(obs: TensorDict, obs_set: str, groups: list[str]) -> None:
+    there = ", ".join(map(str, obs.keys()))
     if not groups:
-        raise ValueError(f"learner.obs_groups leaves actor no group; allowed: {there}")
+        raise ValueError(f"learner.obs_groups leaves {obs_set} no group; allowed: {there}")
     if missing := [name for name in groups if name not in obs]:
         raise ValueError(f"learner.obs_groups has {missing[0]!r}; allowed: {there}")
-    return groups

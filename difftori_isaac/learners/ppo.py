@@ -18,6 +18,7 @@ from difftori_isaac.learners.config import ALGORITHM_SETTINGS, ModelLossConfig, 
 from difftori_isaac.learners.losses import sample_sequences
 from difftori_isaac.learners.model_fit import model_fit
 from difftori_isaac.learners.model_step import ModelStep
+from difftori_isaac.learners.observed import check_sets
 from difftori_isaac.policies.feature_model import FeatureModel
 from difftori_isaac.policies.planner import TrajOptPlanner
 from difftori_isaac.policies.trajopt_actor import TrajOptActor
@@ -206,6 +207,7 @@ def build_ppo(
             f"learner.num_steps_per_env = {num_samples}"
         )
     obs = env.get_observations().to(device)
+    check_sets(obs, settings["obs_groups"])
     obs_groups = resolve_obs_groups(obs, settings["obs_groups"] or {}, ["actor", "critic"])
     actor = build_actor(
         obs, obs_groups, env.num_actions, policy=policy, trajopt=trajopt, world_model=world_model, learner=learner

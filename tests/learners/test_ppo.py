@@ -209,6 +209,13 @@ def test_more_mini_batches_than_samples_are_refused(env):
         build_ppo(env, policy="mlp", learner=learner, device="cpu", **models)
 
 
+def test_groups_that_are_not_observed_are_refused(env):
+    learner = PPOConfig(obs_groups={"actor": ["camera"]}).filled_from(load_ppo_settings(TASK))
+    models = {"trajopt": TrajOptConfig(), "world_model": WorldModelConfig(encoder_dims=(16, 8))}
+    with pytest.raises(ValueError, match=r"learner\.obs_groups has 'camera'; allowed: policy"):
+        build_ppo(env, policy="mlp", learner=learner, device="cpu", **models)
+
+
 def test_plans_have_the_discount_of_the_learner_unless_they_have_their_own(env):
     learner = PPOConfig(gamma=0.8).filled_from(load_ppo_settings(TASK))
     for given, expected in ((None, 0.8), (0.5, 0.5)):
