@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
+from functools import cache, reduce
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, TypeAdapter, ValidationError, with_config
@@ -39,6 +39,8 @@ ALLOWED = {
     "bool": "true or false",
     "string": "a text",
     "tuple": "a list, for example [64,64]",
+    "list": "a list for each set, for example {{actor:[policy]}}",
+    "dict": "a list for each set, for example {{actor:[policy]}}",
     "dataclass": "keys of its own, written {key}.<name>=<value>",
 }
 """What pydantic's error types, by their first word, allow."""
@@ -331,8 +333,9 @@ def validate[C](schema: type[C], values: Mapping[str, Any]) -> C:
             ALLOWED.get(item["type"].split("_")[0], item["msg"]).format(key=key) for at, item in errors if at == key
         ]
         allowed = ", or ".join(dict.fromkeys(each))
-    given = "null" if first["input"] is None else repr(first["input"])
-    raise ConfigError(f"{key} is {given}; allowed: {allowed}")
+    whole = reduce(lambda node, name: node.get(name) if isinstance(node, Mapping) else None, key.split("."), values)
+    given = whole if isinstance(whole, Mapping) else first["input"]
+    raise ConfigError(f"{key} is {'null' if given is None else repr(given)}; allowed: {allowed}")
 
 
 def _key_of(location: tuple[int | str, ...], schema: type) -> str:
