@@ -211,11 +211,15 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
     def reset(self, *, stagger: bool = False) -> tuple[TensorDict, dict[str, Any]]:
         """See :class:`VecEnv`."""
         obs, extras = super().reset()
-        obs = _zero_where_nonfinite(obs)
+        obs = _zero_where_nonfinite(_as_float32(obs))
         if stagger:
             ages = self.episode_length_buf
             self.episode_length_buf = torch.randint_like(ages, high=int(self.max_episode_length))
         return obs, extras
+
+    def get_observations(self) -> TensorDict:
+        """See :class:`VecEnv`."""
+        return _as_float32(super().get_observations())
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """See :class:`VecEnv`; ``log`` is what Isaac Lab logged."""
@@ -223,11 +227,11 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
         env.extras.pop("final_obs", None)
         env.extras["log"] = {}
         obs, rewards, dones, extras = super().step(actions.detach())
-        extras = dict(extras)
+        obs, extras = _as_float32(obs), dict(extras)
 
         nonfinite = _nonfinite_rows(obs) | ~torch.isfinite(rewards)
         if "final_obs" in extras:
-            final_obs = TensorDict(extras["final_obs"], batch_size=[self.num_envs])
+            final_obs = _as_float32(TensorDict(extras["final_obs"], batch_size=[self.num_envs]))
             nonfinite |= _nonfinite_rows(final_obs)
             extras["final_obs"] = _zero_where_nonfinite(final_obs)
         if nonfinite.any():
@@ -295,7 +299,12 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
         env.sim.forward()
         manager = getattr(env, "observation_manager", None)
         obs = TensorDict(manager.compute() if manager else env._compute_observations(), batch_size=[self.num_envs])
-        return _zero_where_nonfinite(obs)
+        return _zero_where_nonfinite(_as_float32(obs))
+
+
+def _as_float32(obs: TensorDict) -> TensorDict:
+    """The observations in the type of the networks, but for uint8 images, which these scale."""
+    return obs.apply(lambda value: value if value.dtype == torch.uint8 and value.ndim > 2 else value.float())
 
 
 def _zero_where_nonfinite(obs: TensorDict) -> TensorDict:

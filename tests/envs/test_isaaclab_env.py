@@ -111,6 +111,21 @@ def test_nan_in_a_first_observation_stays_in_its_environment(monkeypatch: pytest
             assert extras["nonfinite"].tolist() == [expected and index == SPOILT_ENV for index in range(NUM_ENVS)]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.bool])
+def test_observations_are_float32_but_for_images(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
+    with closing(make_env("Cartpole", num_envs=NUM_ENVS, device="cpu", seed=0)) as env:
+        observe = env.unwrapped._get_observations
+        image = torch.ones(NUM_ENVS, 3, 4, 4, dtype=torch.uint8)
+        monkeypatch.setattr(
+            env.unwrapped, "_get_observations", lambda: {"policy": observe()["policy"].to(dtype), "pixels": image}
+        )
+        seen = [env.reset()[0]]
+        env.episode_length_buf = torch.full_like(env.episode_length_buf, int(env.max_episode_length))
+        obs, _, _, extras = env.step(torch.zeros(NUM_ENVS, env.num_actions))
+        seen += [obs, extras["final_obs"], env.get_observations(), env._restart(torch.ones(NUM_ENVS).bool())]
+        assert all((obs["policy"].dtype, obs["pixels"].dtype) == (torch.float32, torch.uint8) for obs in seen)
+
+
 @pytest.mark.parametrize("task", ["Cartpole", "Lift"])
 def test_the_seed_decides(healthy, task):
     again, other = roll_out(task), roll_out(task, seed=1)
