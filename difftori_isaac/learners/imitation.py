@@ -135,6 +135,8 @@ class Imitation:
         demonstrations.check_shapes(path, demos[0], policy.obs_shapes, policy.num_actions)
         share = round(config.validation_share * len(demos), 6)  # 0.07 * 100 is above 7
         held_back = min(math.ceil(share), len(demos) - 1)
+        if share and not held_back:
+            print(f"note: learner.validation_share is {config.validation_share}: not used, with one demonstration")
         parts = demos[: len(demos) - held_back], demos[len(demos) - held_back :]
         training, *validation = (ChunkDataset(part, policy.horizon, self.device) for part in parts if part)
         self._training, self._validation = training, validation[0] if validation else None

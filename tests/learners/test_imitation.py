@@ -237,16 +237,18 @@ def test_strange_observations_are_taken_to_be_at_the_edge(demos):
     assert policy.action_scale.tolist() == [1.0, 2.0] and policy.action_mean.tolist() == [1.0, 2.0]
 
 
-def test_demonstrations_held_back_are_not_learned_from(demos):
+def test_demonstrations_held_back_are_not_learned_from(demos, capsys):
     algorithm = build(demos, validation_share=0.5, num_demos=5)
     algorithm.train_mode()
     assert len(algorithm._training) == 2 * 3 and len(algorithm._validation) == 3 * 3
     algorithm = build(demos, validation_share=0.07, num_demos=100)
     algorithm.train_mode()
     assert len(algorithm._validation) == 7 * 3, "as in decimal numbers"
+    assert not capsys.readouterr().out
     algorithm = build(demos, validation_share=0.9, num_demos=1)
     algorithm.train_mode()
     assert len(algorithm._training) == 3 and algorithm._validation is None
+    assert capsys.readouterr().out == "note: learner.validation_share is 0.9: not used, with one demonstration\n"
     algorithm = build(demos, "mlp", validation_share=0.5, num_demos=5, num_updates=1)
     (row,) = train(algorithm, 1)
     learned, held_back = (algorithm._error(part) for part in (algorithm._training, algorithm._validation))
