@@ -97,11 +97,14 @@ class Results:
         """Two columns of metrics.csv, without the rows in which one is empty or not finite.
 
         Raises:
-            ConfigError: If there is no column ``x``, or it falls somewhere.
+            ConfigError: If there is no column ``x``, it is empty, or it falls somewhere.
         """
         path = self.run_dir / "metrics.csv"
         if x not in self.columns:
             raise ConfigError(f"x is {x!r}, which {path} has not; allowed: {', '.join(self.columns)}")
+        if not len(self._values(x)):
+            there = ", ".join(name for name in self.columns if len(self._values(name)))
+            raise ConfigError(f"x is {x!r}, which is empty in {path}; allowed: a column with values: {there}")
         xs, ys = self.columns[x], self.columns.get(y, np.full_like(self.columns[x], np.nan))
         both = np.isfinite(xs) & np.isfinite(ys)
         check_rising(xs[both], x, path)

@@ -155,6 +155,15 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture):
         assert "allowed: " in capsys.readouterr().err
 
 
+def test_an_axis_without_values_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture):
+    run = make_run(tmp_path / "run", rows=1)
+    for which in (f"run_dir={run}", f"runs={run}"):
+        assert main([which, "x=success_rate"]) == 2
+        text = capsys.readouterr().err
+        assert "x is 'success_rate', which is empty in" in text
+        assert "allowed: a column with values: iteration, env_steps, " in text and ", success_rate" not in text
+
+
 @pytest.mark.parametrize("name", ["eval.json", "run.json"])
 def test_a_damaged_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture, name: str):
     run = make_run(tmp_path / "run")
