@@ -89,7 +89,7 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
     from difftori_isaac.envs.registry import open_simulator
 
     if start is None:
-        config = compose(TrainConfig, overrides, task=build.load_task_defaults(resolved["task"]))
+        config = _compose_for_task(overrides, resolved["task"])
     settings = open_simulator(resolved["task"]).load_ppo_settings(resolved["task"])
     if config.learner.name == "ppo" and config.max_iterations is None:
         resolved["max_iterations"] = settings.get("max_iterations")
@@ -107,6 +107,18 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
     if start is None:
         read_base(config)  # refuses what cannot be before an environment is built
     return config, start
+
+
+def _compose_for_task(overrides: Overrides, task: str) -> TrainConfig:
+    """The configuration with what the task sets for itself; the user's settings alone have been found good."""
+    from difftori_isaac.envs.registry import load_kwargs
+
+    defaults = build.load_task_defaults(task)
+    try:
+        return compose(TrainConfig, overrides, task=defaults)
+    except ConfigError as error:
+        file = load_kwargs(task).get("difftori_cfg_entry_point")
+        raise ConfigError(f"difftori_cfg_entry_point of task {task} is {file}, with which {error}") from None
 
 
 def _start(overrides: Overrides, given: dict[str, dict[str, Any]]) -> Checkpoint:

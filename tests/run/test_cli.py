@@ -135,6 +135,19 @@ def test_a_world_model_of_other_sizes_is_refused_at_a_resume(
     assert "world_model=tdmpc2 has world_model.latent_dim 512" in text and "was trained with 50" in text
 
 
+@pytest.fixture
+def own_settings(in_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file, not there yet, of what Cartpole sets for itself."""
+    package = in_tmp_path / "my_defaults"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(in_tmp_path))
+    monkeypatch.delitem(sys.modules, "my_defaults", raising=False)
+    task_id = resolve_task("Cartpole").id
+    monkeypatch.setitem(gymnasium.spec(task_id).kwargs, "difftori_cfg_entry_point", "my_defaults:own.yaml")
+    return package / "own.yaml"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -146,20 +159,29 @@ def test_a_world_model_of_other_sizes_is_refused_at_a_resume(
     ],
 )
 def test_a_task_s_own_settings_that_cannot_be_are_one_line(
-    text: str | None, message: str, in_tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    text: str | None, message: str, own_settings: Path, capsys: pytest.CaptureFixture
 ):
-    package = in_tmp_path / "my_defaults"
-    package.mkdir()
-    (package / "__init__.py").touch()
     if text is not None:
-        (package / "own.yaml").write_text(text)
-    monkeypatch.syspath_prepend(str(in_tmp_path))
-    monkeypatch.delitem(sys.modules, "my_defaults", raising=False)
-    task_id = resolve_task("Cartpole").id
-    monkeypatch.setitem(gymnasium.spec(task_id).kwargs, "difftori_cfg_entry_point", "my_defaults:own.yaml")
+        own_settings.write_text(text)
     for arguments in (["task=Cartpole"], ["task=Cartpole", "--help"]):
         assert run("train", *arguments) == 2
         assert message in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trajopt: {horizn: 3}", "unknown key 'trajopt.horizn'; did you mean trajopt.horizon"),
+        ("num_envs: 0", "num_envs is 0; allowed: an integer of at least 1"),
+    ],
+)
+def test_the_file_of_a_task_s_own_settings_is_named(
+    text: str, message: str, own_settings: Path, capsys: pytest.CaptureFixture
+):
+    own_settings.write_text(text)
+    assert run("train", "task=Cartpole") == 2
+    where = "difftori_cfg_entry_point of task Cartpole is my_defaults:own.yaml"
+    assert f"{where}, with which {message}" in one_line(capsys)
 
 
 def test_what_is_not_used_of_a_task_s_settings_is_said(capsys: pytest.CaptureFixture):
