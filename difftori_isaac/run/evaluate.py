@@ -22,6 +22,7 @@ from difftori_isaac.run import build, locate, rollout
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.compose import Overrides, compose_values
 from difftori_isaac.run.config import EvaluateConfig, shared_keys, to_dict
+from difftori_isaac.run.errors import ConfigError, RunError
 from difftori_isaac.run.record import write_atomic
 from difftori_isaac.run.report import try_report
 from difftori_isaac.run.results import flat
@@ -38,6 +39,7 @@ def evaluate(overrides: Overrides) -> None:
 
     Raises:
         ConfigError: If what was asked for cannot be.
+        RunError: If no checkpoint is left when its turn comes.
     """
     every = overrides.get("checkpoint") == "all"
     if every:
@@ -66,8 +68,11 @@ def _evaluate_all(config: EvaluateConfig, paths: list[Path], output: Path) -> No
     """Evaluates checkpoints in turn, in the same environment and from the same starts; a row of a table for each."""
     rows: list[dict[str, Any]] = []
     with closing(build.make_environment(config)) as env:
-        for path in paths:
-            result = _result(config, env, rollout.Origin(checkpoints.load(path), path))
+        for index, path in enumerate(paths, 1):
+            if (origin := _origin(path)) is None:
+                print(f"note: {path} is not there any more: left out", flush=True)
+                continue
+            result = _result(config, env, origin)
             rows.append(_row(result))
             table = io.StringIO()
             writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
@@ -76,10 +81,22 @@ def _evaluate_all(config: EvaluateConfig, paths: list[Path], output: Path) -> No
             write_atomic(output, table.getvalue())
             success = "" if (rate := result["success_rate"]) is None else f", success rate {rate:.1%}"
             print(
-                f"{len(rows)} of {len(paths)}: {result['env_steps']:,} environment steps, "
+                f"{index} of {len(paths)}: {result['env_steps']:,} environment steps, "
                 f"return {result['return']['mean']:.4g}{success}",
                 flush=True,
             )
+    if not rows:
+        raise RunError(f"none of {len(paths)} checkpoints is there any more; start again, or with checkpoint=latest")
+
+
+def _origin(path: Path) -> rollout.Origin | None:
+    """The checkpoint of a file; None if a training that goes on has deleted it."""
+    try:
+        return rollout.Origin(checkpoints.load(path), path)
+    except ConfigError:
+        if path.exists():
+            raise
+        return None
 
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,17 @@
 """Evaluation on a task of Isaac Lab's managers."""
 
-from contextlib import closing
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from difftori_isaac.run import build, rollout
+from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.compose import compose, parse
 from difftori_isaac.run.config import EvaluateConfig, PlayConfig, RolloutConfig, TrainConfig, shared_keys, to_dict
-from difftori_isaac.run.errors import ConfigError
-from difftori_isaac.run.evaluate import changed, run_episodes
+from difftori_isaac.run.errors import ConfigError, RunError
+from difftori_isaac.run.evaluate import _evaluate_all, changed, run_episodes, summary
 
 
 @pytest.mark.sim
@@ -19,6 +22,33 @@ def test_one_environment_evaluates_several_policies():
         policy = rollout.make_policy(config, env, origin)
         first, second = (run_episodes(config, env, policy)["return"]["mean"] for _ in range(2))
     assert first < 0.0 and second == pytest.approx(first, rel=1e-4)
+
+
+def test_a_checkpoint_that_is_deleted_meanwhile_is_left_out(
+    tmp_path: Path, make_checkpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    paths = [checkpoints.save(make_checkpoint(number), tmp_path, keep=3, best=False) for number in (1, 2, 3)]
+    numbers = {"num_episodes": 1, "return": summary([1.0]), "episode_length": summary([2.0])}
+    numbers |= {"success_rate": None, "nonfinite_episodes": 0}
+
+    def act(*_) -> dict[str, Any]:
+        paths[1].unlink(missing_ok=True)
+        return numbers
+
+    monkeypatch.setattr("difftori_isaac.run.build.make_environment", lambda _: None)
+    monkeypatch.setattr("difftori_isaac.run.evaluate.closing", nullcontext)
+    monkeypatch.setattr("difftori_isaac.run.evaluate.changed", lambda *_: {})
+    monkeypatch.setattr("difftori_isaac.run.evaluate.run_episodes", act)
+    monkeypatch.setattr("difftori_isaac.run.rollout.make_policy", lambda *_: None)
+    config, table = EvaluateConfig(task="Cartpole"), tmp_path / "eval.csv"
+    _evaluate_all(config, paths, table)
+    assert [line.partition(",")[0] for line in table.read_text().splitlines()] == ["iteration", "1", "3"]
+    assert f"note: {paths[1]} is not there any more: left out\n3 of 3: 300 " in capsys.readouterr().out
+    with pytest.raises(RunError, match="none of 1 checkpoints is there any more"):
+        _evaluate_all(config, paths[1:2], table)
+    paths[0].write_text("")
+    with pytest.raises(ConfigError, match="is truncated"):
+        _evaluate_all(config, paths, table)
 
 
 @pytest.mark.parametrize("schema", [EvaluateConfig, PlayConfig])
