@@ -66,7 +66,7 @@ def plot(overrides: Overrides) -> None:
         groups[variant(settings, config.label, run_dir)].append(read_curve(run_dir / config.file, config.x, config.y))
     path = Path(config.output if Path(config.output).suffix else f"{config.output}.png")
     _draw(config, groups, config.title or ", ".join(tasks), path)
-    print(f"{len(run_dirs)} runs of {', '.join(groups)} written to {path}")
+    print(f"{len(run_dirs)} run{'s' * (len(run_dirs) > 1)} of {', '.join(groups)} written to {path}")
 
 
 def find_runs(runs: str | Sequence[str], file: str = "metrics.csv") -> list[Path]:

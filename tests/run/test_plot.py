@@ -61,6 +61,11 @@ def test_a_picture_without_suffix_is_a_png(runs: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out.endswith(f"written to {runs}/p1.png\n") and (runs / "p1.png").is_file()
 
 
+def test_one_run_is_a_run(runs: Path, capsys: pytest.CaptureFixture):
+    assert main([f"runs={runs}/mlp/0", f"output={runs}/one.png"]) == 0
+    assert capsys.readouterr().out == f"1 run of mlp written to {runs}/one.png\n"
+
+
 def test_a_logarithmic_axis_is_labelled_in_thousands(runs: Path, monkeypatch: pytest.MonkeyPatch):
     path = runs / "trajopt" / "2" / "metrics.csv"
     path.write_text("iteration,env_steps,mean_return\n1,12000,0\n2,40000,1\n3,110000,2\n")
