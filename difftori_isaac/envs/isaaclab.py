@@ -70,6 +70,7 @@ def make_env(
     cfg.sim.device = device
     cfg.seed = seed
     cfg.compute_final_obs = True
+    load_plan_path(task_id)  # refused here, not by the first video
     if video is not None:
         _add_camera(cfg, video)
     require_reachable(find_remote_assets(cfg, ground_plane=GroundPlaneCfg().usd_path))
@@ -173,9 +174,17 @@ they imply, shape (n, 3), and a goal, shape (3,) or None, in the world frame [m]
 
 
 def load_plan_path(task_id: str) -> PlanPath | None:
-    """Returns what a task draws of a plan: the function that its gym kwarg ``difftori_plan_path_entry_point`` names."""
+    """Returns what a task draws of a plan: the function that its gym kwarg ``difftori_plan_path_entry_point`` names.
+
+    Raises:
+        ValueError: There is no such function.
+    """
     entry_point = load_kwargs(task_id).get("difftori_plan_path_entry_point")
-    return None if entry_point is None else resolve_name(str(entry_point))
+    try:
+        return None if entry_point is None else resolve_name(str(entry_point))
+    except (ImportError, AttributeError, ValueError) as error:
+        where = f"difftori_plan_path_entry_point of {task_id} is {entry_point}, which cannot be loaded"
+        raise ValueError(f"{where} ({error}); allowed: package.module:function") from None
 
 
 class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -35,14 +35,17 @@ def find_plan_path(config: PlayConfig) -> PlanPath | None:
     """What the task draws of a plan; None if it draws none or none is wanted.
 
     Raises:
-        ConfigError: If ``plan=true`` and the task does not say how.
+        ConfigError: If ``plan=true`` and the task does not say how, or what it says is not there.
     """
     from difftori_isaac.envs.isaaclab import load_plan_path
     from difftori_isaac.envs.registry import resolve_task
 
     if config.plan is False or config.policy != "trajopt" or not config.video:
         return None
-    plan_path = load_plan_path(config.task) if resolve_task(config.task).simulator == "isaaclab" else None
+    try:
+        plan_path = load_plan_path(config.task) if resolve_task(config.task).simulator == "isaaclab" else None
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if plan_path is None and config.plan:
         raise ConfigError(
             f"plan is true, but task {config.task} does not say where a plan leads; "

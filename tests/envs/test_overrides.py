@@ -1,3 +1,4 @@
+import gymnasium
 import pytest
 
 from difftori_isaac.envs.isaaclab import compose_env_cfg, make_env
@@ -44,3 +45,11 @@ def test_wrong_arguments():
         make_env("Cartpole", num_envs=1, device="cuda:99", seed=0)
     with pytest.raises(ValueError, match="several agents"):
         make_env("Isaac-Pendulum-MARL-Direct", num_envs=1, device="cpu", seed=0)
+
+
+@pytest.mark.parametrize("entry_point", ["difftori_isaac.tasks.plan_path:hand_pth", "nowhere:path", "no module"])
+def test_a_plan_path_that_is_not_there_is_refused_before_the_simulator_starts(entry_point, monkeypatch):
+    task = "DiffTori-Reach-Franka"
+    monkeypatch.setitem(gymnasium.spec(task).kwargs, "difftori_plan_path_entry_point", entry_point)
+    with pytest.raises(ValueError, match=rf"plan_path_entry_point of {task} is {entry_point}, .*; allowed: package"):
+        make_env(task, num_envs=1, device="cpu", seed=0)

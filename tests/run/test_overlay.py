@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import gymnasium
 import numpy as np
+import pytest
 
-from difftori_isaac.run.overlay import GOAL, draw_plan
+from difftori_isaac.envs.registry import resolve_task
+from difftori_isaac.run.config import PlayConfig
+from difftori_isaac.run.errors import ConfigError
+from difftori_isaac.run.overlay import GOAL, draw_plan, find_plan_path
 
 
 def test_path_and_goal_are_drawn_where_they_are():
@@ -22,3 +27,10 @@ def test_what_is_behind_the_camera_is_left_out():
     assert (draw_plan(frame, np.array([nan, nan]), nan) == frame).all()
     one = draw_plan(frame, np.array([nan, [20.0, 20.0], nan]))
     assert one[20, 20].any() and not one[:, :10].any() and not one[:, 30:].any()
+
+
+def test_a_plan_path_that_is_not_there_is_bad_input(monkeypatch: pytest.MonkeyPatch):
+    kwargs = gymnasium.spec(resolve_task("Reach").id).kwargs
+    monkeypatch.setitem(kwargs, "difftori_plan_path_entry_point", "nowhere:path")
+    with pytest.raises(ConfigError, match=r"plan_path_entry_point of Reach is nowhere:path, which cannot be loaded"):
+        find_plan_path(PlayConfig(task="Reach", video=True))
