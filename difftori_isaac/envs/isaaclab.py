@@ -254,7 +254,11 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
     def success_rate(self, extras: Mapping[str, Any], counted: torch.Tensor | None = None) -> float | None:
         """See :class:`VecEnv`; Isaac Lab logs a mean over all environments that ended."""
         log = extras.get("log", {})
-        rates = [float(value) for name, value in log.items() if name.split("/")[-1] == "success_rate"]
+        rates = [
+            torch.as_tensor(value).float().mean().item()
+            for name, value in log.items()
+            if name.split("/")[-1] == "success_rate"
+        ]
         return rates[0] if rates and math.isfinite(rates[0]) else None
 
     @property

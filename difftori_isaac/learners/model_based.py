@@ -77,6 +77,7 @@ class ModelBased:
         The noise is a Gaussian process of order one: what lasts longer than a step takes a robot further.
         """
         obs, policy = self._select(obs), self.policy
+        middle, reach = (policy.low + policy.high) / 2.0, (policy.high - policy.low) / 2.0
         new = torch.randn_like(self._noise)
         if self._new_episodes:
             self.replay.restart(obs)
@@ -85,10 +86,10 @@ class ModelBased:
             correlation = self.config.exploration_correlation
             self._noise = correlation * self._noise + (1.0 - correlation**2) ** 0.5 * new
         if self.env_steps < self.seed_steps:
-            self._actions = policy.middle + policy.reach * torch.erf(self._noise / 2.0**0.5)
+            self._actions = middle + reach * torch.erf(self._noise / 2.0**0.5)
         else:
             actions = policy.action(obs)
-            at_bound = (actions - policy.middle).abs() > AT_BOUND * policy.reach
+            at_bound = (actions - middle).abs() > AT_BOUND * reach
             self._means.add(["actions_at_bound"], at_bound.float().mean()[None])
             self._actions = policy.bounded(actions + self._noise_std * self._noise)
         return policy.scale * self._actions

@@ -25,10 +25,10 @@ class PlanPolicy(nn.Module):
     A plan is a function of the observations alone: it starts from the prior rolled out through the model.
     """
 
-    middle: torch.Tensor
-    """Middle between the bounds of every component of an action, (action_dim,)."""
-    reach: torch.Tensor
-    """Distance of the bounds from there, (action_dim,)."""
+    low: torch.Tensor
+    """Lower bound of every component of an action, (action_dim,)."""
+    high: torch.Tensor
+    """Upper bound, (action_dim,)."""
 
     def __init__(
         self, world_model: TdWorldModel, trajopt: TrajOptConfig, *, act_with: Literal["plan", "prior"], scale: float
@@ -54,8 +54,8 @@ class PlanPolicy(nn.Module):
         size = (world_model.action_dim, torch.get_default_dtype(), torch.device("cpu"))
         low, high = (bound_tensor(name, getattr(trajopt, name), inf, *size) for name in ("action_low", "action_high"))
         assert low is not None and high is not None  # as no entry is unbounded
-        self.register_buffer("middle", (low + high) / 2.0, persistent=False)
-        self.register_buffer("reach", (high - low) / 2.0, persistent=False)
+        self.register_buffer("low", low.clone(), persistent=False)
+        self.register_buffer("high", high.clone(), persistent=False)
         self.layers = [TrajOptLayer(replace(trajopt, horizon=h + 1)) for h in range(trajopt.horizon)]
         self.horizon = trajopt.horizon
         """Planning horizon [steps]."""
@@ -75,8 +75,9 @@ class PlanPolicy(nn.Module):
     def planned_actions(self, obs: TensorDict) -> torch.Tensor:
         """The whole plans behind :meth:`forward`, shape (num_envs, horizon, action_dim)."""
         obs = obs.to(self.output_std.device)
-        prior = self.act_with == "prior"
-        return self.scale * (self._prior_plan(self.world_model.encode(obs)) if prior else self.plan(obs).actions)
+        if self.act_with == "prior":
+            return self.scale * self.bounded(self._prior_plan(self.world_model.encode(obs)))
+        return self.scale * self.plan(obs).actions
 
     def action(self, obs: TensorDict) -> torch.Tensor:
         """Actions without noise, shape (num_envs, action_dim)."""
@@ -86,7 +87,7 @@ class PlanPolicy(nn.Module):
 
     def bounded(self, actions: torch.Tensor) -> torch.Tensor:
         """The closest actions within the bounds."""
-        return torch.clamp(actions, self.middle - self.reach, self.middle + self.reach)
+        return torch.clamp(actions, self.low, self.high)
 
     def forward(self, obs: TensorDict) -> torch.Tensor:
         """Actions without noise as the environment takes them, shape (num_envs, action_dim)."""

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 
 from difftori_isaac.run.errors import ConfigError, RunError
 
-FORMAT = "difftori_isaac checkpoint 1"
+FORMAT, FORMER = "difftori_isaac checkpoint 2", "difftori_isaac checkpoint 1"
 BEST = "best.pt"
 
 
@@ -157,12 +157,28 @@ def load(path: Path, *, device: str = "cpu") -> Checkpoint:
         raise ConfigError(
             f"checkpoint {path} cannot be read ({str(error).splitlines()[0]}); use an earlier one"
         ) from None
-    if not isinstance(payload, dict) or payload.pop("format", None) != FORMAT:
+    version = payload.pop("format", None) if isinstance(payload, dict) else None
+    if version not in (FORMAT, FORMER):
         raise ConfigError(f"{path} is not a checkpoint of difftori_isaac; allowed: a file written by its train script")
     try:
-        return Checkpoint(**payload)
+        checkpoint = Checkpoint(**payload)
+        return _renewed(checkpoint) if version == FORMER else checkpoint
     except TypeError as error:
         raise ConfigError(f"checkpoint {path} is of another version ({error})") from None
+
+
+def _renewed(checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint of the former format, whose configuration means what it meant.
+
+    Heads of a latent model were as the dynamics, and the model-based learner planned with its own discount whatever
+    ``trajopt.discount`` said.
+    """
+    config = dict(checkpoint.config)
+    if config["world_model"].get("name") == "latent":
+        config["world_model"] = {"head_hidden_dims": None} | config["world_model"]
+    if config["learner"].get("name") == "model_based":
+        config["trajopt"] = config["trajopt"] | {"discount": None}
+    return replace(checkpoint, config=config)
 
 
 def find(run_dir: Path, which: str) -> Path:

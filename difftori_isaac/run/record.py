@@ -70,10 +70,9 @@ def write_atomic(path: Path, text: str) -> None:
         temporary.write_text(text)
         temporary.replace(path)
     except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}; give a place that can be written") from error
-    finally:
         with suppress(OSError):
             temporary.unlink()
+        raise RunError(f"cannot write {path}: {error.strerror}; give a place that can be written") from error
 
 
 def _version(package: str) -> str | None:

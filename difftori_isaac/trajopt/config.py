@@ -218,7 +218,13 @@ class TrajOptConfig:
         return 0.99 if self.discount is None else self.discount
 
     def discounted_by(self, discount: float | None) -> TrajOptConfig:
-        """This configuration with the discount of a learner, unless it has its own."""
+        """This configuration with the discount of a learner, unless it has its own.
+
+        Raises:
+            ValueError: If it is 0.
+        """
+        if self.discount is None and discount == 0.0:
+            raise ValueError("the learner's discount is 0, with which nothing is planned; allowed: above 0")
         return self if self.discount is not None else replace(self, discount=discount)
 
     @property

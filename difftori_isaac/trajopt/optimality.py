@@ -37,9 +37,9 @@ def optimality(
     cost, gradient, hessian = linearize(problem, actions) if linearization is None else linearization
     free = problem.free(actions, gradient.view_as(actions))
     finite = all_finite(cost, gradient, hessian)
-    block = free_block(hessian, free & finite[:, None, None])
-    rounding = 10.0 * torch.finfo(block.dtype).eps * block.diagonal(dim1=1, dim2=2).sum(dim=1)
-    factor = cholesky.factor(cholesky.shifted(block, rounding))  # steep, nearly rank-deficient problems stay factorable
+    rounding = 10.0 * torch.finfo(hessian.dtype).eps * hessian.diagonal(dim1=1, dim2=2).sum(dim=1)
+    hessian = cholesky.shifted(hessian, rounding)  # keeps steep, nearly rank-deficient problems factorable
+    factor = cholesky.factor(free_block(hessian, free & finite[:, None, None]))
     step = cholesky.solve(factor, gradient * free.flatten(1))
     return Optimality(cost, step.abs().amax(dim=1).masked_fill(~finite, torch.nan), free, factor, finite)
 

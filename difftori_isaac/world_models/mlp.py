@@ -32,7 +32,7 @@ class LinearizedMLP:
 
     def __init__(self, network: nn.Sequential, inputs: torch.Tensor) -> None:
         """Evaluate linear layers, activations and normalisations at ``inputs``, shape (num_envs, in_dim)."""
-        self._network, self._layers = network, list[_LayerAt]()
+        self._layers: list[_LayerAt] = []
         for layer in network:
             self._layers.append(_at(layer, inputs))
             inputs = self._layers[-1].value
@@ -48,12 +48,13 @@ class LinearizedMLP:
     def push_first(self, tangents: torch.Tensor) -> torch.Tensor:
         """``J t`` of k tangents of the first inputs, shape (k, num_envs, d), then of a unit one of each other input.
 
-        The first layer is linear, so that unit tangents are columns of its weight there. The shape of the result is
+        The first layer has to be linear: unit tangents are columns of its weight there. The shape of the result is
         (k + in_dim - d, num_envs, out_dim).
         """
-        of_first, of_rest = cast("nn.Linear", self._network[0]).weight.T.tensor_split((tangents.shape[2],))
+        first, *layers = self._layers
+        of_first, of_rest = cast("_LinearAt", first).weight.T.tensor_split((tangents.shape[2],))
         tangents = torch.cat((tangents @ of_first, of_rest[:, None].expand(-1, tangents.shape[1], -1)))
-        for layer in self._layers[1:]:
+        for layer in layers:
             tangents = layer.push(tangents)
         return tangents
 
@@ -91,13 +92,13 @@ class _LayerAt(Protocol):
 
 class _LinearAt:
     def __init__(self, x: torch.Tensor, layer: nn.Linear) -> None:
-        self.value, self._weight = F.linear(x, layer.weight, layer.bias), layer.weight
+        self.value, self.weight = F.linear(x, layer.weight, layer.bias), layer.weight
 
     def push(self, tangents: torch.Tensor) -> torch.Tensor:
-        return tangents @ self._weight.T
+        return tangents @ self.weight.T
 
     def pull(self, cotangents: torch.Tensor) -> torch.Tensor:
-        return cotangents @ self._weight
+        return cotangents @ self.weight
 
 
 class _ActivationAt:

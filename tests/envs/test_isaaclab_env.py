@@ -147,6 +147,7 @@ def test_episodes_end_together_and_are_reported_once():
             assert extras["time_outs"].tolist() == [ended] * 4
             assert ("final_obs" in extras) == ended
             assert env.success_rate(extras) == (1.0 if ended else None)
+            assert env.success_rate({"log": {"Metrics/success_rate": torch.tensor([1.0, 0.0])}}) == 0.5
             if ended:
                 assert extras["final_obs"]["policy"].shape == (4, 4)
                 assert not torch.equal(extras["final_obs"]["policy"], obs["policy"])

@@ -29,6 +29,24 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, make_checkpoint):
         assert same(getattr(saved, field.name), getattr(loaded, field.name)), field.name
 
 
+def test_a_checkpoint_of_the_former_format_means_what_it_meant(tmp_path: Path, make_checkpoint, monkeypatch):
+    parts = {
+        "ppo": {"learner": {"name": "ppo"}, "world_model": {"name": "latent"}},
+        "model_based": {"learner": {"name": "model_based"}, "world_model": {"name": "td"}},
+    }
+    for name, config in parts.items():
+        saved = make_checkpoint(config=config | {"trajopt": {"discount": 0.99, "horizon": 3}})
+        for version in (checkpoints.FORMER, checkpoints.FORMAT):
+            monkeypatch.setattr(checkpoints, "FORMAT", version)
+            path = checkpoints.save(saved, tmp_path / name, keep=3, best=False)
+            monkeypatch.undo()
+            config = checkpoints.load(path).config
+            former = version == checkpoints.FORMER
+            assert config["trajopt"] == {"discount": None if former and name == "model_based" else 0.99, "horizon": 3}
+            assert ("head_hidden_dims" in config["world_model"]) == (former and name == "ppo")
+            assert config["world_model"].get("head_hidden_dims") is None
+
+
 def test_random_numbers_go_on_where_they_were():
     def draw():
         return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()

@@ -155,5 +155,5 @@ def test_bad_input_is_one_line(in_tmp_path: Path, capsys: pytest.CaptureFixture)
         assert train([*SMALL, "max_iterations=1", argument]) == 2
         text = capsys.readouterr().err
         assert text.startswith("error: ") and argument.partition("=")[0] in text and "Traceback" not in text
-    assert train([*SMALL, "max_iterations=1", "env.pixels=true"]) == 2  # rsl_rl's networks want the group `policy`
-    assert "Available observations from the environment: ['pixels']" in capsys.readouterr().err
+    assert train([*SMALL, "max_iterations=1", "env.pixels=true"]) == 2
+    assert "learner.obs_groups has 'policy'; allowed: pixels" in capsys.readouterr().err

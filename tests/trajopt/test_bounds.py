@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf, nan
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +26,19 @@ def test_a_step_that_ends_at_a_bound_is_there_exactly(make_problem):
         for bound in (low, high):
             near = (solution.actions - bound).abs() < 1e-6
             assert near.sum() > 100 and (solution.actions[near] == torch.tensor(bound)).all()
+
+
+def test_held_components_leave_the_gradient_of_the_others_as_it_is():
+    """However small the cost: nothing else depends on the actions, so that each follows its prior."""
+    model = SimpleNamespace(
+        next=lambda z, a: z, stage_residual=lambda z, a: 0.0 * a, terminal_residual=lambda z: torch.zeros_like(z)
+    )
+    prior = torch.full((1, 5, 2), 3.0)
+    prior[0, 2, 1] = 0.2
+    prior.requires_grad_()
+    actions = solve((model, torch.zeros(1, 3), prior), -1.0, 1.0, horizon=5, prior_weight=1e-3).actions
+    (gradient,) = torch.autograd.grad(actions.sum(), prior)
+    assert gradient[0, 2, 1].item() == pytest.approx(1.0, abs=1e-4) and gradient.count_nonzero() == 1
 
 
 @pytest.mark.parametrize("unbounded", [None, inf], ids=["null", "infinite"])
