@@ -224,7 +224,7 @@ class TrajOptConfig:
             ValueError: If it is 0.
         """
         if self.discount is None and discount == 0.0:
-            raise ValueError("the learner's discount is 0, with which nothing is planned; allowed: above 0")
+            raise ValueError("the discount of the learner (learner.gamma or learner.discount) is 0; allowed: above 0")
         return self if self.discount is not None else replace(self, discount=discount)
 
     @property

@@ -223,3 +223,5 @@ def test_plans_have_the_discount_of_the_learner_unless_they_have_their_own(env):
         algorithm = build_ppo(env, policy="trajopt", learner=learner, device="cpu", **models)
         assert algorithm.planner.layer.config.gamma == expected
     assert TrajOptConfig().gamma == 0.99
+    with pytest.raises(ValueError, match=r"\(learner.gamma or learner.discount\) is 0; allowed: above 0"):
+        TrajOptConfig().discounted_by(0.0)
