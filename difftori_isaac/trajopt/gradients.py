@@ -11,10 +11,16 @@ from difftori_isaac.trajopt import cholesky
 from difftori_isaac.trajopt.config import HessianName
 from difftori_isaac.trajopt.objectives import ReturnProblem
 from difftori_isaac.trajopt.problem import SecondOrderModel, TrajOptProblem
+from difftori_isaac.trajopt.trajectory import Trajectory, simulate
 
 
 def implicit_gradient(
-    problem: TrajOptProblem, actions: torch.Tensor, free: torch.Tensor, factor: torch.Tensor, hessian: HessianName
+    problem: TrajOptProblem,
+    actions: torch.Tensor,
+    free: torch.Tensor,
+    factor: torch.Tensor,
+    hessian: HessianName,
+    trajectory: Trajectory | None = None,
 ) -> torch.Tensor:
     """``actions``, carrying the gradient of the optimum with respect to everything the problem depends on.
 
@@ -29,6 +35,7 @@ def implicit_gradient(
         factor: Cholesky factor of the :func:`free_block` of the Gauss-Newton Hessian.
         hessian: ``gauss_newton``, positive definite but exact only where residuals or curvature vanish, or ``exact``;
             an environment whose exact Hessian is not positive definite uses its Gauss-Newton Hessian.
+        trajectory: The rollout of ``actions``, if it is known.
 
     Returns:
         A tensor equal to ``actions``. It can be differentiated once; a second derivative raises a RuntimeError.
@@ -38,7 +45,7 @@ def implicit_gradient(
         with torch.no_grad():
             exact, info = torch.linalg.cholesky_ex(free_block(exact_hessian(problem.detached(), actions), free))
             factor = torch.where((info == 0)[:, None, None], exact, factor)
-    return actions + _AdjointSolve.apply(_gradient_graph(problem, actions), factor, free)
+    return actions + _AdjointSolve.apply(_gradient_graph(problem, actions, trajectory), factor, free)
 
 
 def free_block(hessian: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
@@ -59,14 +66,17 @@ def exact_hessian(problem: TrajOptProblem, actions: torch.Tensor) -> torch.Tenso
     return rows.view(-1, size, size)
 
 
-def _gradient_graph(problem: TrajOptProblem, actions: torch.Tensor) -> torch.Tensor:
+def _gradient_graph(problem: TrajOptProblem, actions: torch.Tensor, trajectory: Trajectory | None) -> torch.Tensor:
     """A tensor that passes gradients on as the cost gradient at ``actions`` does; its value is not that gradient."""
     model = problem.model
-    with torch.enable_grad():
-        if isinstance(model, SecondOrderModel) and not isinstance(problem, ReturnProblem):
-            weights = model.second_order_weights()
-            residual_gradient = _PullGradient.apply(model, problem.discount, actions, problem.z0, *weights)
+    if isinstance(model, SecondOrderModel) and not isinstance(problem, ReturnProblem):
+        if trajectory is None:
+            with torch.no_grad():
+                trajectory = simulate(problem, actions)
+        with torch.enable_grad():
+            residual_gradient = _PullGradient.apply(trajectory, actions, problem.z0, *model.second_order_weights())
             return residual_gradient + problem.action_gradient(actions)
+    with torch.enable_grad():
         variables = actions.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(problem.cost(variables).sum(), variables, create_graph=True)
         return gradient
@@ -77,22 +87,17 @@ class _PullGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        model: SecondOrderModel,
-        discount: float,
-        actions: torch.Tensor,
-        z0: torch.Tensor,
-        *weights: torch.Tensor,
+        ctx: Any, trajectory: Trajectory, actions: torch.Tensor, z0: torch.Tensor, *weights: torch.Tensor
     ) -> torch.Tensor:
-        ctx.save_for_backward(actions, z0, *weights)
-        ctx.model, ctx.discount = model, discount
+        ctx.save_for_backward(*weights)
+        ctx.trajectory = trajectory
         return torch.zeros_like(actions)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, direction: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        actions, z0, *weights = ctx.saved_tensors
-        return None, None, None, *ctx.model.pull_gradient(tuple(weights), z0, actions, direction, ctx.discount)
+        grads = {weight: torch.zeros_like(weight) for weight in ctx.saved_tensors}
+        return None, None, ctx.trajectory.pull_gradient(direction, grads), *grads.values()
 
 
 class _AdjointSolve(torch.autograd.Function):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch.func import jvp, vjp, vmap
 from torch.nn.functional import pad
 
 from difftori_isaac.trajopt.curvature import derivatives
 from difftori_isaac.trajopt.fused import FusedProblem
 from difftori_isaac.trajopt.objectives import ReturnProblem
-from difftori_isaac.trajopt.problem import Derivatives, StructuredModel, TrajOptModel, TrajOptProblem
+from difftori_isaac.trajopt.problem import TrajOptProblem
+from difftori_isaac.trajopt.trajectory import Trajectory, by_step, differentiated, simulate, unit_rows
 
 
 class Linearization(NamedTuple):
@@ -24,9 +23,16 @@ class Linearization(NamedTuple):
     """Cost gradient, shape (num_envs, horizon * action_dim)."""
     hessian: torch.Tensor
     """Positive definite Hessian, shape (num_envs, horizon * action_dim, horizon * action_dim)."""
+    trajectory: Trajectory | None = None
+    """The rollout that they are from, if it was needed and autograd did not record."""
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Cost, gradient and Hessian."""
+        return self[:3]
 
     def where(self, mask: torch.Tensor, other: Linearization) -> Linearization:
-        """This one in the environments of ``mask``, shape (num_envs,), ``other`` elsewhere."""
+        """This one in the environments of ``mask``, shape (num_envs,), ``other`` elsewhere; without a rollout."""
         return Linearization(
             cost=torch.where(mask, self.cost, other.cost),
             gradient=torch.where(mask[:, None], self.gradient, other.gradient),
@@ -49,60 +55,37 @@ def linearize(problem: TrajOptProblem, actions: torch.Tensor, hessian: torch.Ten
     """
     if isinstance(problem, ReturnProblem):
         return Linearization(*derivatives(problem, actions, hessian))
+    trajectory = None
     if hessian is not None and isinstance(problem, FusedProblem) and not torch.is_grad_enabled():
         residual_cost, gradient = problem.residual_gradient(actions)
     elif hessian is not None:
-        residual_cost, gradient = _adjoint(problem, actions)
+        trajectory = simulate(problem, actions)
+        residual_cost, gradient = _adjoint(trajectory)
     else:
         with torch.no_grad():
             num_residuals = problem.model.stage_residual(problem.z0[:1], actions[:1, 0]).shape[1]
-        accumulate = _forward if actions.shape[2] < num_residuals else _reverse
-        residual, jacobian = accumulate(problem, actions)
+        if actions.shape[2] < num_residuals:
+            residual, jacobian = _forward(problem, actions)
+        else:
+            trajectory = simulate(problem, actions)
+            residual, jacobian = _reverse(trajectory, actions)
         residual_cost, gradient = 0.5 * residual.square().sum(dim=1), (residual[:, None] @ jacobian)[:, 0]
         hessian = torch.baddbmm(problem.action_hessian(actions), jacobian.mT, jacobian)
     return Linearization(
         cost=residual_cost + problem.action_cost(actions),
         gradient=gradient + problem.action_gradient(actions).flatten(1),
         hessian=hessian,
+        trajectory=None if torch.is_grad_enabled() else trajectory,
     )
 
 
-class _Trajectory(NamedTuple):
-    """Derivatives along a rollout of N environments."""
-
-    steps: list[Derivatives]
-    """Of the next state, for each step."""
-    phi: Derivatives
-    """Of the residuals of all steps at once, as of one batch of horizon * N environments, step by step."""
-    psi: Derivatives
-    """Of the terminal residual."""
-    scales: torch.Tensor
-    """Square roots of the discounts of each row of ``phi``, shape (horizon * N, 1)."""
-    terminal_scale: float
-    """Square root of the discount of the terminal residual."""
-
-
-def _simulate(problem: TrajOptProblem, actions: torch.Tensor) -> _Trajectory:
-    model, zs, steps = _differentiated(problem.model), [problem.z0], []
-    for t in range(problem.horizon):
-        steps.append(model.next_derivatives(zs[-1], actions[:, t]))
-        zs.append(steps[-1].value)
-    times = torch.arange(problem.horizon, dtype=actions.dtype, device=actions.device)
-    return _Trajectory(
-        steps=steps,
-        phi=model.stage_derivatives(torch.cat(zs[:-1]), actions.transpose(0, 1).flatten(0, 1)),
-        psi=model.terminal_derivatives(zs[-1]),
-        scales=(problem.discount ** (0.5 * times)).repeat_interleave(actions.shape[0])[:, None],
-        terminal_scale=problem.discount ** (0.5 * problem.horizon),
-    )
-
-
-def _adjoint(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _adjoint(trajectory: Trajectory) -> tuple[torch.Tensor, torch.Tensor]:
     """Half the squared residuals (num_envs,) and their gradient (num_envs, horizon * action_dim), last step first."""
-    num_envs, (steps, phi, psi, scales, terminal_scale) = actions.shape[0], _simulate(problem, actions)
+    steps, phi, psi, scales, terminal_scale = trajectory
+    horizon, num_envs = len(steps), psi.value.shape[0]
     terminal_row, rows = terminal_scale**2 * psi.value, scales.square() * phi.value
     cost = (rows * phi.value).sum(dim=1).view(-1, num_envs).sum(dim=0) + (terminal_row * psi.value).sum(dim=1)
-    phi_z_rows, phi_a_rows = (_by_step(pulled, problem.horizon, dim=1) for pulled in phi.pull(rows[None]))
+    phi_z_rows, phi_a_rows = (by_step(pulled, horizon, dim=1) for pulled in phi.pull(rows[None]))
     (z_row,) = psi.pull(terminal_row[None])
     columns = []
     for step, phi_z_row, phi_a_row in zip(steps[::-1], phi_z_rows[::-1], phi_a_rows[::-1], strict=True):
@@ -112,7 +95,7 @@ def _adjoint(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
     return 0.5 * cost, torch.cat(columns[::-1], dim=2)[0]
 
 
-def _reverse(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _reverse(trajectory: Trajectory, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Residuals (num_envs, R) and Jacobian (num_envs, R, horizon * action_dim), last step first.
 
     The rows of all later residuals are pulled back through one step together: the work of a step grows with the
@@ -120,29 +103,24 @@ def _reverse(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
     and rows and tangents are multiplied where they meet.
     """
     horizon, dim = actions.shape[1:]
-    steps, phi, psi, scales, terminal_scale = _simulate(problem, actions)
+    steps, phi, psi, scales, terminal_scale = trajectory
     k = phi.value.shape[1]
-    residual = torch.cat((*_by_step(scales * phi.value, horizon), terminal_scale * psi.value), dim=1)
-    phi_z_rows, phi_a_rows = (_by_step(pulled, horizon, dim=1) for pulled in phi.pull(scales * _identity(phi.value)))
+    residual = torch.cat((*by_step(scales * phi.value, horizon), terminal_scale * psi.value), dim=1)
+    phi_z_rows, phi_a_rows = (by_step(pulled, horizon, dim=1) for pulled in phi.pull(scales * unit_rows(phi.value)))
     jacobian = actions.new_zeros(*residual.shape, horizon * dim)
     meeting = _meeting_step(horizon, dim, k, psi.value.shape[1])
-    (z_rows,) = psi.pull(terminal_scale * _identity(psi.value))
+    (z_rows,) = psi.pull(terminal_scale * unit_rows(psi.value))
     for t in reversed(range(meeting, horizon)):
         z_rows, a_rows = steps[t].pull(z_rows)
         jacobian[:, t * k :, t * dim : (t + 1) * dim] = torch.cat((phi_a_rows[t], a_rows)).transpose(0, 1)
         z_rows = torch.cat((phi_z_rows[t], z_rows))
-    z_tangents = actions.new_zeros(0, *problem.z0.shape)
+    z_tangents = actions.new_zeros(0, *steps[0].value.shape)
     for t in range(meeting):
         products = torch.cat((_products(phi_z_rows[t], z_tangents), phi_a_rows[t].transpose(0, 1)), dim=2)
         jacobian[:, t * k : (t + 1) * k, : (t + 1) * dim] = products
         z_tangents = steps[t].push(z_tangents)
     jacobian[:, meeting * k :, : meeting * dim] = _products(z_rows, z_tangents)
     return residual, jacobian
-
-
-def _by_step(rows: torch.Tensor, horizon: int, dim: int = 0) -> tuple[torch.Tensor, ...]:
-    """Views of what lies step by step along ``dim``; unlike ``split``, no size depends on a traced batch."""
-    return rows.unflatten(dim, (horizon, rows.shape[dim] // horizon)).unbind(dim)
 
 
 def _meeting_step(horizon: int, action_dim: int, num_rows: int, num_last_rows: int) -> int:
@@ -166,7 +144,7 @@ def _forward(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
     The tangents of all earlier actions are pushed through one step together: the work of a step grows with the number
     of actions before it.
     """
-    model, size = _differentiated(problem.model), actions[0].numel()
+    model, size = differentiated(problem.model), actions[0].numel()
     z, scale = problem.z0, 1.0
     z_tangents = actions.new_zeros(0, *z.shape)
     residuals, rows = [], []
@@ -182,42 +160,3 @@ def _forward(problem: TrajOptProblem, actions: torch.Tensor) -> tuple[torch.Tens
     rows.append(scale * psi.push(z_tangents))
     rows = [pad(tangents, (0, 0, 0, 0, 0, size - tangents.shape[0])) for tangents in rows]
     return torch.cat(residuals, dim=1), torch.cat(rows, dim=2).permute(1, 2, 0)
-
-
-def _differentiated(model: TrajOptModel) -> StructuredModel:
-    return model if isinstance(model, StructuredModel) else _AutomaticDerivatives(model)
-
-
-class _AutomaticDerivatives:
-    """Any model's derivatives, by :mod:`torch.func`."""
-
-    def __init__(self, model: TrajOptModel) -> None:
-        self._model = model
-
-    def next_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
-        return _automatic(self._model.next, z, a)
-
-    def stage_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
-        return _automatic(self._model.stage_residual, z, a)
-
-    def terminal_derivatives(self, z: torch.Tensor) -> Derivatives:
-        return _automatic(self._model.terminal_residual, z)
-
-
-def _automatic(function: Callable[..., torch.Tensor], *primals: torch.Tensor) -> Derivatives:
-    value, pull, *_ = vjp(function, *primals)
-
-    def push(z_tangents: torch.Tensor) -> torch.Tensor:
-        units = [_identity(a) for a in primals[1:]]
-        num_units = sum(len(unit) for unit in units)
-        tangents = [torch.cat((z_tangents, z_tangents.new_zeros(num_units, *z_tangents.shape[1:])))]
-        tangents += [torch.cat((unit.new_zeros(len(z_tangents), *unit.shape[1:]), unit)) for unit in units]
-        return vmap(lambda *rows: jvp(function, primals, rows)[1])(*tangents)
-
-    return Derivatives(value, push, vmap(pull))
-
-
-def _identity(output: torch.Tensor) -> torch.Tensor:
-    """One unit row for each of the k components of ``output`` (num_envs, k), shape (k, num_envs, k)."""
-    k = output.shape[1]
-    return torch.eye(k, dtype=output.dtype, device=output.device)[:, None].expand(k, output.shape[0], k)

@@ -12,6 +12,7 @@ from difftori_isaac.trajopt.gradients import free_block, implicit_gradient
 from difftori_isaac.trajopt.linearize import Linearization, linearize
 from difftori_isaac.trajopt.problem import TrajOptProblem
 from difftori_isaac.trajopt.solution import SolverResult, all_finite, zero_where
+from difftori_isaac.trajopt.trajectory import Trajectory
 
 
 class Optimality(NamedTuple):
@@ -34,7 +35,7 @@ def optimality(
     problem: TrajOptProblem, actions: torch.Tensor, linearization: Linearization | None = None
 ) -> Optimality:
     """What holds at ``actions``, shape (num_envs, horizon, action_dim), whose linearization may be known."""
-    cost, gradient, hessian = linearize(problem, actions) if linearization is None else linearization
+    cost, gradient, hessian = (linearization or linearize(problem, actions)).tensors
     free = problem.free(actions, gradient.view_as(actions))
     finite = all_finite(cost, gradient, hessian)
     rounding = 10.0 * torch.finfo(hessian.dtype).eps * hessian.diagonal(dim1=1, dim2=2).sum(dim=1)
@@ -52,6 +53,7 @@ def conclude(
     *,
     implicit: bool,
     end: Optimality | None = None,
+    trajectory: Trajectory | None = None,
 ) -> SolverResult:
     """A solver's result for its last iterate.
 
@@ -62,9 +64,12 @@ def conclude(
         config: Settings.
         implicit: Whether to attach the implicit gradient; otherwise ``actions`` carry what they carry.
         end: What holds at ``actions``, if it is known.
+        trajectory: The rollout of ``actions``, if it is known.
     """
     cost, step_norm, free, factor, finite = optimality(problem, actions) if end is None else end
     if implicit:
-        problem = problem.replaced(z0=zero_where(~finite, problem.z0), prior=zero_where(~finite, problem.prior))
-        actions = implicit_gradient(problem, zero_where(~finite, actions), free, factor, config.implicit_hessian)
+        if trajectory is None or not finite.all():
+            problem = problem.replaced(z0=zero_where(~finite, problem.z0), prior=zero_where(~finite, problem.prior))
+            actions, trajectory = zero_where(~finite, actions), None
+        actions = implicit_gradient(problem, actions, free, factor, config.implicit_hessian, trajectory)
     return SolverResult(actions, cost, step_norm, iterations)

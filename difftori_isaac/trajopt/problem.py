@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -29,6 +29,22 @@ class TrajOptModel(Protocol):
         ...
 
 
+WeightGradients = Mapping[torch.Tensor, torch.Tensor]
+"""By weight, the gradient that its gradient is added to."""
+
+
+class Along(NamedTuple):
+    """The derivative of a function along one tangent of its arguments, and the way back to its states."""
+
+    tangent: torch.Tensor
+    """Shape (num_envs, out_dim)."""
+    pull: Callable[[torch.Tensor], torch.Tensor]
+    """Cotangents of value and tangent, (2, num_envs, out_dim), to those of the states, (2, num_envs, state_dim).
+
+    What they are for the weights is added to the gradients that :attr:`Derivatives.along` was given.
+    """
+
+
 class Derivatives(NamedTuple):
     """A function of states, or of states and actions, and its Jacobian as products with stacks of k vectors."""
 
@@ -41,6 +57,8 @@ class Derivatives(NamedTuple):
     """
     pull: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
     """Cotangents of the value, shape (k, num_envs, out_dim), to one stack per argument."""
+    along: Callable[..., Along] | None = None
+    """From :data:`WeightGradients` and a tangent of each argument; without autograd, ``None`` if only that knows."""
 
 
 @runtime_checkable
@@ -64,26 +82,11 @@ class StructuredModel(Protocol):
 
 
 @runtime_checkable
-class SecondOrderModel(Protocol):
-    """A :class:`TrajOptModel` that differentiates the cost gradient of its residuals better than autograd does."""
+class SecondOrderModel(StructuredModel, Protocol):
+    """A :class:`StructuredModel` all of whose derivatives know :attr:`Derivatives.along`."""
 
     def second_order_weights(self) -> tuple[torch.Tensor, ...]:
-        """All parameters that its residuals depend on."""
-        ...
-
-    def pull_gradient(
-        self,
-        weights: tuple[torch.Tensor, ...],
-        z0: torch.Tensor,
-        actions: torch.Tensor,
-        direction: torch.Tensor,
-        discount: float,
-    ) -> tuple[torch.Tensor, ...]:
-        """Gradients of ``d/dε C(actions + ε direction)``, summed over environments, for z0 and for each weight.
-
-        ``C`` is the cost of the residuals alone; ``actions`` and ``direction`` have shape
-        (num_envs, horizon, action_dim).
-        """
+        """All weights that its derivatives depend on."""
         ...
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from difftori_isaac.trajopt.host import readable
+
 
 class SolveStatus(IntEnum):
     """How the solve of one environment ended."""
@@ -72,6 +74,8 @@ class TrajOptSolution(NamedTuple):
 
 def zero_where(mask: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
     """``tensor`` with the environments of ``mask``, shape (num_envs,), set to zero; they pass no gradient."""
+    if readable(mask) and not mask.any():
+        return tensor
     return tensor.masked_fill(mask.view(-1, *[1] * (tensor.ndim - 1)), 0.0)
 
 

@@ -6,9 +6,8 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
-from difftori_isaac.trajopt.problem import Derivatives
+from difftori_isaac.trajopt.problem import Along, Derivatives, WeightGradients
 from difftori_isaac.world_models.mlp import LinearizedMLP, mlp
-from difftori_isaac.world_models.second_order import SecondOrderMLP
 
 
 class ChunkCost(nn.Module):
@@ -44,6 +43,7 @@ class ChunkCost(nn.Module):
             value=z,
             push=lambda rows: pad(rows, (0, 0, 0, 0, 0, a.shape[-1])),
             pull=lambda rows: (rows, rows.new_zeros(*rows.shape[:2], a.shape[-1])),
+            along=lambda grads, z_tangent, a_tangent: Along(z_tangent, lambda rows: rows),
         )
 
     def stage_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
@@ -59,7 +59,11 @@ class ChunkCost(nn.Module):
             z_rows, a_rows = net.pull(rows).split(sizes, dim=-1)
             return z_rows, rows + a_rows
 
-        return Derivatives(a + net.value, push, pull)
+        def along(grads: WeightGradients, z_tangent: torch.Tensor, a_tangent: torch.Tensor) -> Along:
+            tangent, pull_all = net.along(grads, torch.cat((z_tangent, a_tangent), dim=-1))
+            return Along(a_tangent + tangent, lambda rows: pull_all(rows)[..., : sizes[0]])
+
+        return Derivatives(a + net.value, push, pull, along)
 
     def terminal_derivatives(self, z: torch.Tensor) -> Derivatives:
         """Derivatives of :meth:`terminal_residual`."""
@@ -67,24 +71,9 @@ class ChunkCost(nn.Module):
             value=z[..., :0],
             push=lambda rows: rows[..., :0],
             pull=lambda rows: (rows.new_zeros(*rows.shape[:2], z.shape[-1]),),
+            along=lambda grads, z_tangent: Along(z_tangent[..., :0], lambda rows: rows.new_zeros(2, *z.shape)),
         )
 
     def second_order_weights(self) -> tuple[torch.Tensor, ...]:
         """Parameters of f."""
         return tuple(self.net.parameters())
-
-    def pull_gradient(
-        self,
-        weights: tuple[torch.Tensor, ...],
-        z0: torch.Tensor,
-        actions: torch.Tensor,
-        direction: torch.Tensor,
-        discount: float,
-    ) -> tuple[torch.Tensor, ...]:
-        """See :class:`~difftori_isaac.trajopt.problem.SecondOrderModel`; of the first step alone."""
-        net = SecondOrderMLP(self.net, weights)
-        moving_actions = torch.stack((actions[:, 0], direction[:, 0]))
-        moving_z = torch.stack((z0, torch.zeros_like(z0)))
-        residuals = moving_actions + net.push(torch.cat((moving_z, moving_actions), dim=2))
-        rows = net.pull(residuals.flip(0))
-        return rows[0, :, : z0.shape[1]], *net.grads

@@ -9,7 +9,6 @@ from difftori_isaac.trajopt.problem import Derivatives
 from difftori_isaac.world_models.activations import activation_layer
 from difftori_isaac.world_models.config import WorldModelConfig
 from difftori_isaac.world_models.mlp import LinearizedMLP, mlp, step_derivatives
-from difftori_isaac.world_models.second_order import SecondOrderMLP, SecondOrderResidual, pull_gradient
 
 
 class LatentWorldModel(nn.Module):
@@ -95,29 +94,12 @@ class LatentWorldModel(nn.Module):
     def terminal_derivatives(self, z: torch.Tensor) -> Derivatives:
         """Derivatives of :meth:`terminal_residual`."""
         head = LinearizedMLP(self.value_head, z)
-        return Derivatives(value=head.value, push=head.push, pull=lambda rows: (head.pull(rows),))
+        return Derivatives(head.value, head.push, lambda rows: (head.pull(rows),), head.along)
 
     def second_order_weights(self) -> tuple[torch.Tensor, ...]:
         """Parameters of dynamics and heads."""
-        return tuple(weight for network in self._planned for weight in network.parameters())
-
-    def pull_gradient(
-        self,
-        weights: tuple[torch.Tensor, ...],
-        z0: torch.Tensor,
-        actions: torch.Tensor,
-        direction: torch.Tensor,
-        discount: float,
-    ) -> tuple[torch.Tensor, ...]:
-        """See :class:`~difftori_isaac.trajopt.problem.SecondOrderModel`."""
-        dynamics, phi, psi = networks = SecondOrderMLP.of_all(self._planned, weights)
-        step = SecondOrderResidual(dynamics, z0.shape[1])
-        z0_grad = pull_gradient(step, phi, psi, z0, actions, direction, discount)
-        return z0_grad, *(grad for network in networks for grad in network.grads)
-
-    @property
-    def _planned(self) -> tuple[nn.Sequential, nn.Sequential, nn.Sequential]:
-        return self.dynamics, self.reward_head, self.value_head
+        planned = (self.dynamics, self.reward_head, self.value_head)
+        return tuple(weight for network in planned for weight in network.parameters())
 
     def reward(self, z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         """Predicted rewards in units of ``return_std``, shape (num_envs,)."""

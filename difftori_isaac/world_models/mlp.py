@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from difftori_isaac.trajopt.problem import Derivatives
-from difftori_isaac.world_models.activations import activation_layer, value_and_slope
+from difftori_isaac.trajopt.problem import Along, Derivatives, WeightGradients
+from difftori_isaac.world_models.activations import activation_layer, curvature, value_and_slope
 from difftori_isaac.world_models.normalization import LayerNormAt, SimNorm, SimNormAt
 
 
@@ -64,6 +64,20 @@ class LinearizedMLP:
             cotangents = layer.pull(cotangents)
         return cotangents
 
+    def along(self, grads: WeightGradients, tangent: torch.Tensor) -> Along:
+        """See :class:`~difftori_isaac.trajopt.problem.Derivatives`; pulls back to all inputs."""
+        pulls = []
+        for layer in self._layers:
+            tangent, pull = layer.along(grads, tangent)
+            pulls.append(pull)
+
+        def pull_all(rows: torch.Tensor) -> torch.Tensor:
+            for pull in reversed(pulls):
+                rows = pull(rows)
+            return rows
+
+        return Along(tangent, pull_all)
+
 
 def step_derivatives(network: nn.Sequential, z: torch.Tensor, a: torch.Tensor, *, residual: bool) -> Derivatives:
     """Derivatives of ``network(z, a)``, to which z is added if ``residual``, by states and actions."""
@@ -79,7 +93,16 @@ def step_derivatives(network: nn.Sequential, z: torch.Tensor, a: torch.Tensor, *
         z_rows, a_rows = net.pull(rows).split(sizes, dim=-1)
         return rows + z_rows if residual else z_rows, a_rows
 
-    return Derivatives(z + net.value if residual else net.value, push, pull)
+    def along(grads: WeightGradients, z_tangent: torch.Tensor, a_tangent: torch.Tensor) -> Along:
+        tangent, pull_all = net.along(grads, torch.cat((z_tangent, a_tangent), dim=-1))
+
+        def pull_z(rows: torch.Tensor) -> torch.Tensor:
+            z_rows = pull_all(rows)[..., : sizes[0]]
+            return rows + z_rows if residual else z_rows
+
+        return Along(z_tangent + tangent if residual else tangent, pull_z)
+
+    return Derivatives(z + net.value if residual else net.value, push, pull, along)
 
 
 class _LayerAt(Protocol):
@@ -89,10 +112,17 @@ class _LayerAt(Protocol):
 
     def pull(self, cotangents: torch.Tensor) -> torch.Tensor: ...
 
+    def along(self, grads: WeightGradients, tangent: torch.Tensor) -> Along: ...
+
 
 class _LinearAt:
     def __init__(self, x: torch.Tensor, layer: nn.Linear) -> None:
-        self.value, self.weight = F.linear(x, layer.weight, layer.bias), layer.weight
+        self.value, self.weight, self._bias, self._x = (
+            F.linear(x, layer.weight, layer.bias),
+            layer.weight,
+            layer.bias,
+            x,
+        )
 
     def push(self, tangents: torch.Tensor) -> torch.Tensor:
         return tangents @ self.weight.T
@@ -100,10 +130,19 @@ class _LinearAt:
     def pull(self, cotangents: torch.Tensor) -> torch.Tensor:
         return cotangents @ self.weight
 
+    def along(self, grads: WeightGradients, tangent: torch.Tensor) -> Along:
+        def pull(rows: torch.Tensor) -> torch.Tensor:
+            grads[self.weight].addmm_(rows[0].T, self._x).addmm_(rows[1].T, tangent)
+            grads[self._bias].add_(rows[0].sum(dim=0))
+            return rows @ self.weight
+
+        return Along(tangent @ self.weight.T, pull)
+
 
 class _ActivationAt:
     def __init__(self, x: torch.Tensor, layer: nn.Module) -> None:
         self.value, self._slope = value_and_slope(layer, x)
+        self._layer, self._x = layer, x
 
     def push(self, tangents: torch.Tensor) -> torch.Tensor:
         """In the memory of ``tangents``, which the layer beside it has made, where autograd does not need them."""
@@ -111,6 +150,17 @@ class _ActivationAt:
 
     def pull(self, cotangents: torch.Tensor) -> torch.Tensor:
         return self.push(cotangents)
+
+    def along(self, grads: WeightGradients, tangent: torch.Tensor) -> Along:
+        """In the memory of ``tangent`` and of what is pulled."""
+        bend = tangent * curvature(self._layer, self._x, self.value, self._slope)
+
+        def pull(rows: torch.Tensor) -> torch.Tensor:
+            rows[0].mul_(self._slope).addcmul_(rows[1], bend)
+            rows[1].mul_(self._slope)
+            return rows
+
+        return Along(tangent.mul_(self._slope), pull)
 
 
 def _at(layer: nn.Module, x: torch.Tensor) -> _LayerAt:

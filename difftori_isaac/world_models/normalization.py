@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from difftori_isaac.trajopt.problem import Along, WeightGradients
+
 
 class SimNorm(nn.Module):
     """Simplicial normalisation: a softmax over each group of components (TD-MPC2, arXiv 2310.16828, equation 5)."""
@@ -25,7 +27,7 @@ class LayerNormAt:
     def __init__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> None:
         """Evaluate it at ``x``, shape (num_envs, dim)."""
         centered = x - x.mean(dim=-1, keepdim=True)
-        self._weight = weight
+        self._weight, self._bias = weight, bias
         self.scale = (centered.square().mean(dim=-1, keepdim=True) + eps).rsqrt()
         """r, shape (num_envs, 1)."""
         self.normalized = self.scale * centered
@@ -41,18 +43,30 @@ class LayerNormAt:
         """The transposed Jacobian times each of k cotangents, shape (k, num_envs, dim)."""
         return self.project(cotangents * self._weight)
 
-    def along(self, rows: torch.Tensor) -> torch.Tensor:
+    def along(self, grads: WeightGradients, tangent: torch.Tensor) -> Along:
+        """See :class:`~difftori_isaac.trajopt.problem.Derivatives`."""
+
+        def pull(rows: torch.Tensor) -> torch.Tensor:
+            grads[self._weight].add_((rows * torch.stack((self.normalized, self.project(tangent)))).sum(dim=(0, 1)))
+            grads[self._bias].add_(rows[0].sum(dim=0))
+            pulled = self.pull(rows)
+            pulled[0] += self.bend(rows[1] * self._weight, tangent)
+            return pulled
+
+        return Along(self.push(tangent), pull)
+
+    def share(self, rows: torch.Tensor) -> torch.Tensor:
         """Mean of ``x̂ row`` over the components, shape (..., 1)."""
         return (rows * self.normalized).mean(dim=-1, keepdim=True)
 
     def project(self, rows: torch.Tensor) -> torch.Tensor:
         """The derivative of x̂, which is symmetric, times ``rows``: ``r (row − mean(row) − x̂ mean(x̂ row))``."""
-        rest = torch.addcmul(rows - rows.mean(dim=-1, keepdim=True), self.along(rows), self.normalized, value=-1.0)
+        rest = torch.addcmul(rows - rows.mean(dim=-1, keepdim=True), self.share(rows), self.normalized, value=-1.0)
         return rest * self.scale
 
     def bend(self, rows: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
         """Derivative of ``Σ rows project(tangent)`` by the inputs, of one row and tangent, shape (num_envs, dim)."""
-        through_normalized = torch.addcmul(self.along(tangent) * rows, self.along(rows), tangent)
+        through_normalized = torch.addcmul(self.share(tangent) * rows, self.share(rows), tangent)
         through_scale = (rows * self.project(tangent)).mean(dim=-1, keepdim=True) * self.normalized
         return -self.scale * (self.project(through_normalized) + through_scale)
 
@@ -79,6 +93,16 @@ class SimNormAt:
     def pull(self, cotangents: torch.Tensor) -> torch.Tensor:
         """The same, as it is symmetric."""
         return self.project(cotangents)
+
+    def along(self, grads: WeightGradients, tangent: torch.Tensor) -> Along:
+        """See :class:`~difftori_isaac.trajopt.problem.Derivatives`."""
+
+        def pull(rows: torch.Tensor) -> torch.Tensor:
+            pulled = self.pull(rows)
+            pulled[0] += self.bend(rows[1], tangent)
+            return pulled
+
+        return Along(self.push(tangent), pull)
 
     def bend(self, rows: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
         """See :meth:`LayerNormAt.bend`."""

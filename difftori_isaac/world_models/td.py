@@ -11,12 +11,11 @@ from torch import nn
 
 from difftori_isaac.trajopt.problem import Derivatives
 from difftori_isaac.world_models.encoders import random_shift
-from difftori_isaac.world_models.mlp import LinearizedMLP, step_derivatives
+from difftori_isaac.world_models.mlp import step_derivatives
 from difftori_isaac.world_models.normalization import SimNorm
-from difftori_isaac.world_models.second_order import SecondOrderMLP, SecondOrderResidual, pull_gradient
 from difftori_isaac.world_models.td_config import TdWorldModelConfig
+from difftori_isaac.world_models.td_derivatives import reward_derivatives, value_derivatives
 from difftori_isaac.world_models.td_networks import PIXELS, Features, Head, RawCritics, network
-from difftori_isaac.world_models.td_second_order import SecondOrderReward, SecondOrderValue
 
 SATURATION = 2.0
 """Size of an activation from which on its tanh, 0.96, has hardly a slope left to learn by."""
@@ -207,54 +206,17 @@ class TdWorldModel(nn.Module):
 
     def stage_derivatives(self, z: torch.Tensor, a: torch.Tensor) -> Derivatives:
         """Derivatives of :meth:`stage_residual`."""
-        net, scale = step_derivatives(self.reward_head.net, z, a, residual=False), self.value_unit.rsqrt()
-        return Derivatives(scale * net.value, lambda rows: scale * net.push(rows), lambda rows: net.pull(scale * rows))
+        return reward_derivatives(self.reward_head.net, z, a, self.value_unit.rsqrt())
 
     def terminal_derivatives(self, z: torch.Tensor) -> Derivatives:
         """Derivatives of :meth:`terminal_residual`."""
-        prior = LinearizedMLP(self.prior, z)
-        action = prior.value[..., : self.action_dim].tanh()
-        slope = 1.0 - action.square()
-        x = torch.cat((z, action), dim=-1)
-        first, second = (LinearizedMLP(head.net, x) for head in self.twins)
-        scale, num_unused = self._terminal_scale, prior.value.shape[-1] - self.action_dim
-
-        def push(z_rows: torch.Tensor) -> torch.Tensor:
-            rows = scale * torch.cat((z_rows, slope * prior.push(z_rows)[..., : self.action_dim]), dim=-1)
-            return torch.cat((first.push(rows), second.push(rows)), dim=-1)
-
-        def pull(rows: torch.Tensor) -> tuple[torch.Tensor]:
-            of_first, of_second = (scale * rows).chunk(2, dim=-1)
-            x_rows = first.pull(of_first) + second.pull(of_second)
-            z_rows, a_rows = x_rows.split((z.shape[-1], self.action_dim), dim=-1)
-            return (z_rows + prior.pull(nn.functional.pad(slope * a_rows, (0, num_unused))),)
-
-        value = scale * torch.cat((first.value, second.value), dim=-1)
-        return Derivatives(value, push, pull)
+        first, second = (head.net for head in self.twins)
+        return value_derivatives(self.prior, (first, second), z, self.action_dim, self._terminal_scale)
 
     def second_order_weights(self) -> tuple[torch.Tensor, ...]:
         """Parameters of what is planned with."""
-        return tuple(weight for network in self._planned for weight in network.parameters())
-
-    def pull_gradient(
-        self,
-        weights: tuple[torch.Tensor, ...],
-        z0: torch.Tensor,
-        actions: torch.Tensor,
-        direction: torch.Tensor,
-        discount: float,
-    ) -> tuple[torch.Tensor, ...]:
-        """See :class:`~difftori_isaac.trajopt.problem.SecondOrderModel`."""
-        dynamics, reward, prior, *critics = networks = SecondOrderMLP.of_all(self._planned, weights)
-        step = dynamics if self.normalized else SecondOrderResidual(dynamics, z0.shape[1])
-        phi = SecondOrderReward(reward, self.value_unit.rsqrt())
-        psi = SecondOrderValue(prior, (critics[0], critics[1]), self.action_dim, self._terminal_scale)
-        z0_grad = pull_gradient(step, phi, psi, z0, actions, direction, discount)
-        return z0_grad, *(grad for network in networks for grad in network.grads)
-
-    @property
-    def _planned(self) -> list[nn.Sequential]:
-        return [self.dynamics, self.reward_head.net, self.prior, *(head.net for head in self.twins)]
+        planned = [self.dynamics, self.reward_head.net, self.prior, *(head.net for head in self.twins)]
+        return tuple(weight for network in planned for weight in network.parameters())
 
     def heads(self, *, target: bool = False) -> list[Head]:
         """The critics, or their slow copies."""

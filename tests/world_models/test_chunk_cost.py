@@ -45,7 +45,7 @@ def test_derivatives_are_those_of_automatic_differentiation():
     kept = linearize(TrajOptProblem(cost, z, torch.zeros_like(actions), 0.5), actions).hessian
     for hessian in (None, kept):
         results = [
-            linearize(TrajOptProblem(model, z, torch.zeros_like(actions), 0.5), actions, hessian)
+            linearize(TrajOptProblem(model, z, torch.zeros_like(actions), 0.5), actions, hessian).tensors
             for model in (cost, Plain(cost))
         ]
         for structured, automatic in zip(*results, strict=True):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from difftori_isaac.trajopt import gradients
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.layer import TrajOptLayer
 from difftori_isaac.trajopt.linearize import linearize
 from difftori_isaac.trajopt.problem import StructuredModel, TrajOptProblem
+from difftori_isaac.trajopt.trajectory import simulate
 from difftori_isaac.world_models.activations import activation_layer, curvature, value_and_slope
 from difftori_isaac.world_models.config import SMOOTH_ACTIVATIONS, WorldModelConfig
 from difftori_isaac.world_models.latent import LatentWorldModel
@@ -46,7 +48,7 @@ def test_derivatives_match_automatic_differentiation(changes, action_dim, record
     actions = 0.5 * problem.prior
     with torch.set_grad_enabled(recording):
         ours, theirs = linearize(problem, actions), linearize(problem.replaced(model=Plain(model)), actions)
-    for a, b in zip(ours, theirs, strict=True):
+    for a, b in zip(ours.tensors, theirs.tensors, strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -84,6 +86,45 @@ def test_implicit_gradient_matches_automatic_differentiation(activation, hidden_
     ]
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("head_scale", "changes", "num_rollouts"),
+    [
+        (1.0, {"hessian_every": 8}, 0),
+        (1.0, {"hessian_every": 8, "iterations": 1}, 0),
+        (14.0, {"hessian_every": 8, "iterations": 1}, 1),
+        (1.0, {"hessian_every": 1}, 1),
+    ],
+    ids=["converged", "still_moving", "rejected", "pushed_forward"],
+)
+def test_the_rollout_a_solve_ends_with_serves_its_gradient(monkeypatch, head_scale, changes, num_rollouts):
+    """It is rolled out anew where the solver has not kept it; either way the gradient is that of autograd."""
+    model, problem = make_problem(2, head_scale=head_scale)
+    z0, prior, weights = problem.z0, problem.prior, model.second_order_weights()
+    guess = TrajOptLayer(TrajOptConfig(iterations=50))(model, z0, prior).actions.detach()
+    guess[0] += 2e-4  # near enough to stay where it is
+    guess[1:] = prior[1:]
+    layer = TrajOptLayer(TrajOptConfig(**{"iterations": 8, "tolerance": 1e-2} | changes))
+    calls = []
+    monkeypatch.setattr(gradients, "simulate", lambda *given: calls.append(1) or simulate(*given))
+    solutions = [layer(candidate, z0, prior, warm_start=guess) for candidate in (model, Plain(model))]
+    moved = (solutions[0].iterations > 0).tolist()
+    assert moved == ([False] * 4 if head_scale > 1.0 else [False, True, True, True])
+    assert len(calls) == num_rollouts
+    upstream = torch.randn_like(prior)
+    results = [torch.autograd.grad((plan.actions * upstream).sum(), weights) for plan in solutions]
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_step_between_a_plan_and_its_gradient_is_noticed():
+    model, problem = make_problem(2)
+    plan = TrajOptLayer(TrajOptConfig(hessian_every=8))(model, problem.z0, problem.prior).actions
+    with torch.no_grad():
+        model.dynamics[0].weight.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        plan.sum().backward()
 
 
 @pytest.mark.parametrize("bounds", [{}, {"action_low": -0.3, "action_high": 0.4}], ids=["unbounded", "bounded"])

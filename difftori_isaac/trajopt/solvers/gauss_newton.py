@@ -11,11 +11,12 @@ from difftori_isaac.trajopt import cholesky
 from difftori_isaac.trajopt.box_qp import box_step
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.cuda_graph import replayed
-from difftori_isaac.trajopt.host import readable
+from difftori_isaac.trajopt.host import capturable, readable
 from difftori_isaac.trajopt.linearize import Linearization, linearize
 from difftori_isaac.trajopt.optimality import Optimality, conclude, optimality
 from difftori_isaac.trajopt.problem import StructuredModel, TrajOptProblem
 from difftori_isaac.trajopt.solution import SolverResult
+from difftori_isaac.trajopt.trajectory import Trajectory
 
 _DAMPING_MIN, _DAMPING_MAX = 1e-7, 1e7
 _MIN_GATHERED_FROM = 256
@@ -34,18 +35,21 @@ def solve(
     if not differentiable:
         first_recorded = config.iterations
     descend = partial(_descend, config=config, first_recorded=first_recorded)
-    if first_recorded == config.iterations and config.cuda_graph:
-        actions, accepted, *end = replayed(descend, problem, warm_start, config)
+    trajectory = None
+    if first_recorded == config.iterations and config.cuda_graph and capturable(warm_start):
+        tensors = replayed(lambda *given: descend(*given)[0], problem, warm_start, config)
     else:
-        actions, accepted, *end = descend(problem, warm_start)
+        tensors, trajectory = descend(problem, warm_start)
+    actions, accepted, *end = tensors
     implicit = differentiable and config.backward_mode == "implicit"
-    return conclude(problem, actions, accepted, config, implicit=implicit, end=Optimality(*end))
+    end = Optimality(*end)
+    return conclude(problem, actions, accepted, config, implicit=implicit, end=end, trajectory=trajectory)
 
 
 def _descend(
     problem: TrajOptProblem, warm_start: torch.Tensor, *, config: TrajOptConfig, first_recorded: int
-) -> tuple[torch.Tensor, ...]:
-    """The last iterate, accepted iterations and what :class:`Optimality` holds."""
+) -> tuple[tuple[torch.Tensor, ...], Trajectory | None]:
+    """The last iterate, accepted iterations and what :class:`Optimality` holds; and its rollout, if it is known."""
     actions = problem.project(warm_start)
     with torch.set_grad_enabled(first_recorded == 0):
         point = linearize(problem, actions)
@@ -71,7 +75,8 @@ def _descend(
             last = iteration + 1 == config.iterations
             allowed = torch.ones_like(moving) if recorded else moving
             state = _iterate(problem, state, config, allowed, keep=keep, record_point=recorded and not last)
-    return state.actions, state.accepted, *optimality(problem, state.actions, state.point)
+    end = optimality(problem, state.actions, state.point)
+    return (state.actions, state.accepted, *end), state.point.trajectory
 
 
 class _State(NamedTuple):
@@ -82,7 +87,8 @@ class _State(NamedTuple):
 
     def rows(self, rows: torch.Tensor) -> _State:
         """That of some environments."""
-        point = Linearization(*(tensor[rows] for tensor in self.point))
+        cost, gradient, hessian = (tensor[rows] for tensor in self.point.tensors)
+        point = Linearization(cost, gradient, hessian)
         return _State(self.actions[rows], point, self.damping[rows], self.accepted[rows])
 
     def with_rows(self, rows: torch.Tensor, part: _State) -> _State:
@@ -91,9 +97,10 @@ class _State(NamedTuple):
         def put(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
             return old.index_copy(0, rows, new)
 
+        cost, gradient, hessian = map(put, self.point.tensors, part.point.tensors)
         return _State(
             put(self.actions, part.actions),
-            Linearization(*map(put, self.point, part.point)),
+            Linearization(cost, gradient, hessian),
             put(self.damping, part.damping),
             put(self.accepted, part.accepted),
         )
@@ -109,7 +116,7 @@ def _iterate(
     record_point: bool = False,
 ) -> _State:
     """One iteration; only environments of ``allowed`` may move, ``keep`` reuses their Hessians."""
-    candidate = _step(problem, state)
+    candidate = torch.where(allowed[:, None, None], _step(problem, state), state.actions)
     with torch.set_grad_enabled(record_point):
         point = linearize(problem, candidate, state.point.hessian if keep else None)
     return _accept(problem, state, candidate, point, config, allowed)
@@ -126,7 +133,7 @@ def _moving(problem: TrajOptProblem, state: _State, config: TrajOptConfig) -> to
 
 def _step(problem: TrajOptProblem, state: _State) -> torch.Tensor:
     """The minimum of the damped quadratic model within the bounds."""
-    actions, (_, gradient, hessian), damping, _ = state
+    actions, (_, gradient, hessian, _), damping, _ = state
     damped = cholesky.shifted(hessian, damping * hessian.diagonal(dim1=1, dim2=2).mean(dim=1))
     if problem.low is None and problem.high is None:
         return actions - cholesky.solve(cholesky.factor(damped), gradient).view_as(actions)
@@ -160,9 +167,10 @@ def _accept(
         gain = torch.where(predicted > rounding, (cost - point.cost) / predicted, 1.0).clamp(0.0, 1.0)
         fall = (1.0 - (2.0 * gain - 1.0) ** 3).clamp(min=config.damping_down)
         damping = state.damping * torch.where(decreased, fall, config.damping_up)
+    none_rejected = readable(decreased) and bool((decreased | ~allowed).all())
     return _State(
         actions=torch.where(accept[:, None, None], candidate, state.actions),
-        point=point.where(accept, state.point),
+        point=point.where(accept, state.point)._replace(trajectory=point.trajectory if none_rejected else None),
         damping=damping.clamp(_DAMPING_MIN, _DAMPING_MAX),
         accepted=state.accepted + accept,
     )
