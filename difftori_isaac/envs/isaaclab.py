@@ -71,6 +71,7 @@ def make_env(
     cfg.seed = seed
     cfg.compute_final_obs = True
     load_plan_path(task_id)  # refused here, not by the first video
+    make_expert = _load_entry_point(task_id, "difftori_expert_entry_point")
     if video is not None:
         _add_camera(cfg, video)
     require_reachable(find_remote_assets(cfg, ground_plane=GroundPlaneCfg().usd_path))
@@ -83,11 +84,10 @@ def make_env(
             f"{type(cfg.sim.physics).__name__} needs Isaac Sim, which is not installed; use physics=newton_mjwarp."
         ) from None
     env = gymnasium.make(task_id, cfg=cfg)
-    make_expert = load_kwargs(task_id).get("difftori_expert_entry_point")
     return IsaacLabVecEnv(
         env,
         clip_actions=load_ppo_settings(task_id).get("clip_actions"),
-        make_expert=None if make_expert is None else resolve_name(str(make_expert)),
+        make_expert=make_expert,
         runtime=runtime,
     )
 
@@ -179,11 +179,20 @@ def load_plan_path(task_id: str) -> PlanPath | None:
     Raises:
         ValueError: There is no such function.
     """
-    entry_point = load_kwargs(task_id).get("difftori_plan_path_entry_point")
+    return _load_entry_point(task_id, "difftori_plan_path_entry_point")
+
+
+def _load_entry_point(task_id: str, kwarg: str) -> Any:
+    """What a gym kwarg of a task names as ``package.module:name``, None if it is not set.
+
+    Raises:
+        ValueError: There is no such thing.
+    """
+    entry_point = load_kwargs(task_id).get(kwarg)
     try:
         return None if entry_point is None else resolve_name(str(entry_point))
     except (ImportError, AttributeError, ValueError) as error:
-        where = f"difftori_plan_path_entry_point of {task_id} is {entry_point}, which cannot be loaded"
+        where = f"{kwarg} of {task_id} is {entry_point}, which cannot be loaded"
         raise ValueError(f"{where} ({error}); allowed: package.module:function") from None
 
 

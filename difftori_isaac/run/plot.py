@@ -119,9 +119,11 @@ def read_curve(path: Path, x: str, y: str) -> Curve:
         if rows and column not in rows[0]:
             raise ConfigError(f"{path} has no column {column!r}; allowed: {', '.join(rows[0])}")
     points = np.array([(float(row[x] or "nan"), float(row[y] or "nan")) for row in rows]).reshape(-1, 2)
-    points = points[np.isfinite(points).all(axis=1)]
+    finite = np.isfinite(points)
+    points = points[finite.all(axis=1)]
     if not len(points):
-        raise ConfigError(f"column {y!r} of {path} is empty; leave this run out")
+        empty = y if finite[:, 0].any() else x
+        raise ConfigError(f"column {empty!r} of {path} is empty; leave this run out")
     check_rising(points[:, 0], x, path)
     return points[:, 0], points[:, 1]
 

@@ -47,9 +47,10 @@ def test_wrong_arguments():
         make_env("Isaac-Pendulum-MARL-Direct", num_envs=1, device="cpu", seed=0)
 
 
+@pytest.mark.parametrize("kwarg", ["difftori_plan_path_entry_point", "difftori_expert_entry_point"])
 @pytest.mark.parametrize("entry_point", ["difftori_isaac.tasks.plan_path:hand_pth", "nowhere:path", "no module"])
-def test_a_plan_path_that_is_not_there_is_refused_before_the_simulator_starts(entry_point, monkeypatch):
+def test_an_entry_point_that_is_not_there_is_refused_before_the_simulator_starts(entry_point, kwarg, monkeypatch):
     task = "DiffTori-Reach-Franka"
-    monkeypatch.setitem(gymnasium.spec(task).kwargs, "difftori_plan_path_entry_point", entry_point)
-    with pytest.raises(ValueError, match=rf"plan_path_entry_point of {task} is {entry_point}, .*; allowed: package"):
+    monkeypatch.setitem(gymnasium.spec(task).kwargs, kwarg, entry_point)
+    with pytest.raises(ValueError, match=rf"{kwarg} of {task} is {entry_point}, .*; allowed: package"):
         make_env(task, num_envs=1, device="cpu", seed=0)

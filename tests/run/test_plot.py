@@ -123,9 +123,12 @@ def test_an_axis_along_which_curves_go_back_is_refused(runs: Path, capsys: pytes
 
 
 def test_empty_column(runs: Path):
-    (runs / "mlp" / "0" / "metrics.csv").write_text("iteration,env_steps,mean_return\n1,16,\n")
-    with pytest.raises(ConfigError, match="is empty"):
-        read_curve(runs / "mlp" / "0" / "metrics.csv", "env_steps", "mean_return")
+    path = runs / "mlp" / "0" / "metrics.csv"
+    path.write_text("iteration,env_steps,mean_return\n1,16,\n")
+    with pytest.raises(ConfigError, match=r"column 'mean_return' of .* is empty"):
+        read_curve(path, "env_steps", "mean_return")
+    with pytest.raises(ConfigError, match=r"column 'mean_return' of .* is empty"):
+        read_curve(path, "mean_return", "env_steps")
 
 
 def test_summary():
