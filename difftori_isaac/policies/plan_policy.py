@@ -56,6 +56,7 @@ class PlanPolicy(nn.Module):
         assert low is not None and high is not None  # as no entry is unbounded
         self.register_buffer("low", low.clone(), persistent=False)
         self.register_buffer("high", high.clone(), persistent=False)
+        world_model.bound_actions(low, high)
         self.layers = [TrajOptLayer(replace(trajopt, horizon=h + 1)) for h in range(trajopt.horizon)]
         self.horizon = trajopt.horizon
         """Planning horizon [steps]."""

@@ -25,7 +25,7 @@ class PriorSample(NamedTuple):
     """What :meth:`TdWorldModel.sample_pi` draws."""
 
     action: torch.Tensor
-    """Within −1 to 1, shape (*batch, action_dim)."""
+    """Within the bounds of actions, shape (*batch, action_dim)."""
     log_prob: torch.Tensor
     """Log-probability of the action, 0 for a deterministic prior, shape (*batch,)."""
     saturation: torch.Tensor
@@ -46,6 +46,10 @@ class TdWorldModel(nn.Module):
     """Range of the critics' values, at least 1: the unit of the planner's cost."""
     percentiles: torch.Tensor
     """Between which of them the range of the values lies."""
+    action_middle: torch.Tensor
+    """Middle of the bounds that the prior has learned within, (action_dim,)."""
+    action_reach: torch.Tensor
+    """How far from it they are, (action_dim,)."""
 
     def __init__(
         self, obs: TensorDict, groups: list[str], action_dim: int, config: TdWorldModelConfig, *, return_unit: float
@@ -82,6 +86,8 @@ class TdWorldModel(nn.Module):
         self.register_buffer("reward_scale", torch.ones(()))
         self.register_buffer("value_unit", torch.ones(()))
         self.register_buffer("percentiles", torch.tensor((0.05, 0.95)), persistent=False)
+        self.register_buffer("action_middle", torch.zeros(action_dim))
+        self.register_buffer("action_reach", torch.ones(action_dim))
 
     @property
     def residual_heads(self) -> bool:
@@ -103,6 +109,11 @@ class TdWorldModel(nn.Module):
         """Largest values that residual heads can predict."""
         heads = [self.reward_head, *self.heads(), *self.raw_critics.twins]
         return [head.maximum for head in heads if head.maximum is not None]
+
+    def bound_actions(self, low: torch.Tensor, high: torch.Tensor) -> None:
+        """Let the prior act within bounds, (action_dim,), instead of from −1 to 1."""
+        self.action_middle.copy_(0.5 * (low + high))
+        self.action_reach.copy_(0.5 * (high - low))
 
     @torch.no_grad()
     def set_rewards(self, mean: torch.Tensor, scale: torch.Tensor) -> None:
@@ -147,21 +158,25 @@ class TdWorldModel(nn.Module):
 
     def pi(self, z: torch.Tensor) -> torch.Tensor:
         """The prior's actions, its mean if it is a Gaussian, shape (num_envs, action_dim)."""
-        return self.prior(z)[..., : self.action_dim].tanh()
+        return self._squashed(self.prior(z)[..., : self.action_dim])
 
     def sample_pi(self, z: torch.Tensor) -> PriorSample:
         """Draws from the prior; a deterministic one always gives the same action."""
         mean, *log_std = self.prior(z).split(self.action_dim, dim=-1)
         saturation = nn.functional.relu(mean.abs() - SATURATION).square().mean(dim=-1)
         if self.config.prior == "deterministic":
-            return PriorSample(mean.tanh(), torch.zeros_like(saturation), saturation)
+            return PriorSample(self._squashed(mean), torch.zeros_like(saturation), saturation)
         low, high = self.config.log_std_min, self.config.log_std_max
         log_std = low + 0.5 * (high - low) * (log_std[0].tanh() + 1.0)
         noise = torch.randn_like(mean)
         raw = mean + log_std.exp() * noise
         log_prob = -0.5 * noise.square() - log_std - 0.9189385332
         squash = 2.0 * (0.6931471806 - raw - nn.functional.softplus(-2.0 * raw))  # log(1 − tanh²)
-        return PriorSample(raw.tanh(), (log_prob - squash).sum(dim=-1), saturation)
+        squash = squash + self.action_reach.log()
+        return PriorSample(self._squashed(raw), (log_prob - squash).sum(dim=-1), saturation)
+
+    def _squashed(self, activation: torch.Tensor) -> torch.Tensor:
+        return torch.addcmul(self.action_middle, self.action_reach, activation.tanh())
 
     def q(self, z: torch.Tensor, a: torch.Tensor, *, target: bool = False) -> torch.Tensor:
         """Values of all critics, shape (num_q, *batch)."""
@@ -211,7 +226,8 @@ class TdWorldModel(nn.Module):
     def terminal_derivatives(self, z: torch.Tensor) -> Derivatives:
         """Derivatives of :meth:`terminal_residual`."""
         first, second = (head.net for head in self.twins)
-        return value_derivatives(self.prior, (first, second), z, self.action_dim, self._terminal_scale)
+        bounds = (self.action_middle, self.action_reach)
+        return value_derivatives(self.prior, (first, second), z, bounds, self._terminal_scale)
 
     def second_order_weights(self) -> tuple[torch.Tensor, ...]:
         """Parameters of what is planned with."""

@@ -28,14 +28,17 @@ def value_derivatives(
     prior: nn.Sequential,
     critics: tuple[nn.Sequential, nn.Sequential],
     z: torch.Tensor,
-    action_dim: int,
+    bounds: tuple[torch.Tensor, torch.Tensor],
     scale: torch.Tensor,
 ) -> Derivatives:
-    """Derivatives of two critics side by side at the prior's action, times ``scale``, by states."""
-    prior_at = LinearizedMLP(prior, z)
-    action = prior_at.value[..., :action_dim].tanh()
-    slope = 1.0 - action.square()
-    x = torch.cat((z, action), dim=-1)
+    """Derivatives of two critics side by side at the prior's action, times ``scale``, by states.
+
+    ``bounds`` are the middle and the reach of actions, (action_dim,).
+    """
+    prior_at, (middle, reach), action_dim = LinearizedMLP(prior, z), bounds, len(bounds[0])
+    squashed = prior_at.value[..., :action_dim].tanh()
+    slope = reach * (1.0 - squashed.square())
+    x = torch.cat((z, torch.addcmul(middle, reach, squashed)), dim=-1)
     first, second = (LinearizedMLP(critic, x) for critic in critics)
     num_unused = prior_at.value.shape[-1] - action_dim
 
@@ -59,7 +62,7 @@ def value_derivatives(
             first_rows, second_rows = (scale * rows).chunk(2, dim=-1)
             x_rows = of_first.pull(first_rows) + of_second.pull(second_rows)
             z_rows, (value_row, tangent_row) = x_rows.tensor_split((-action_dim,), dim=-1)
-            bend = -2.0 * action * before * tangent_row
+            bend = -2.0 * squashed * before * tangent_row
             prior_rows = slope * torch.stack((value_row + bend, tangent_row))
             return z_rows + of_prior.pull(pad(prior_rows, (0, num_unused)))
 

@@ -173,11 +173,31 @@ def test_narrower_bounds_hold_for_what_is_executed(seed_steps, act_with):
     obs = env.get_observations()
     with torch.inference_mode():
         actions = algorithm.act(obs) / 2.0
-        algorithm.world_model.prior[-1].bias.add_(5.0)
+        algorithm.world_model.prior[-1].bias.add_(30.0)
         policy = algorithm.get_policy()
         assert torch.equal(policy.planned_actions(obs)[:, 0], policy(obs)) and (policy(obs) == 0.8).all()
     assert actions.min() == pytest.approx(-0.1, abs=0.02) and actions.min() >= -0.1
     assert actions.max() == pytest.approx(0.4, abs=0.02) and actions.max() <= 0.4
+
+
+def test_a_prior_learns_within_narrower_bounds_and_keeps_to_those_it_has_learned_within():
+    bounds = {"action_low": -0.1, "action_high": 0.4}
+    (_, narrow), (_, wide) = build(4, trajopt=bounds), build(4)
+    z = torch.randn(200, wide.world_model.config.latent_dim)
+    for algorithm in (narrow, wide):
+        torch.nn.init.normal_(algorithm.world_model.prior[-1].weight, std=1e4)
+    for algorithm, low, high in ((narrow, -0.1, 0.4), (wide, -1.0, 1.0)):
+        actions = algorithm.world_model.sample_pi(z).action
+        assert actions.min().item() == pytest.approx(low) and actions.max().item() == pytest.approx(high)
+        assert torch.equal(actions, algorithm.world_model.pi(z))
+    saved = wide.save()
+    before = {name: saved["world_model_state_dict"].pop(name) for name in ("action_middle", "action_reach")}
+    for changes in ({}, before):  # of a version that did not save them, of this one
+        narrow.load(saved | {"world_model_state_dict": saved["world_model_state_dict"] | changes}, None, strict=True)
+        assert torch.equal(narrow.world_model.pi(z), wide.world_model.pi(z))
+        assert narrow.policy.bounded(narrow.world_model.pi(z)).max() == torch.tensor(0.4)
+    wide.load(build(4, trajopt=bounds)[1].save(), None, strict=True)
+    assert wide.world_model.pi(1e4 * z).max().item() <= 0.4 + 1e-6 and wide.world_model.action_reach == 0.25
 
 
 def test_actions_at_their_bound_are_counted_before_noise():

@@ -147,6 +147,7 @@ def test_squared_residuals_are_the_return_up_to_constants(settings):
 @pytest.mark.parametrize("name", ["next", "stage", "terminal"])
 def test_derivatives_are_those_of_automatic_differentiation(name, settings):
     model, obs = build(**settings)
+    model.bound_actions(torch.tensor([-0.3, -1.0]), torch.tensor([0.8, 0.2]))
     model.double()
     z = model.encode(obs.double()).detach()
     primals = (z,) if name == "terminal" else (z, torch.rand(NUM_ENVS, ACTION_DIM).double())
@@ -173,6 +174,7 @@ def test_implicit_gradient_is_that_of_automatic_differentiation(prior, normalize
         if isinstance(layer, nn.LayerNorm):
             nn.init.normal_(layer.weight, mean=1.0, std=0.3)
             nn.init.normal_(layer.bias)
+    model.bound_actions(torch.tensor([-0.3, -1.0]), torch.tensor([0.8, 0.2]))
     model.double().value_unit.fill_(3.0)
     plain = SimpleNamespace(
         next=model.next, stage_residual=model.stage_residual, terminal_residual=model.terminal_residual
@@ -191,8 +193,10 @@ def test_implicit_gradient_is_that_of_automatic_differentiation(prior, normalize
         torch.testing.assert_close(ours, theirs)
 
 
-def test_a_gaussian_prior_has_the_density_it_says():
+@pytest.mark.parametrize("high", [1.0, 0.7])
+def test_a_gaussian_prior_has_the_density_it_says(high):
     model, obs = build(prior="gaussian", log_std_min=-1.0, log_std_max=0.5)
+    model.bound_actions(torch.full((ACTION_DIM,), -1.0), torch.full((ACTION_DIM,), high))
     z = model.encode(obs)[:1].expand(20000, -1)
     actions, log_prob, _ = model.sample_pi(z)
     edges = torch.linspace(-1.0, 1.0, 5)
