@@ -11,6 +11,7 @@ from difftori_isaac.trajopt.curvature import derivatives
 from difftori_isaac.trajopt.fused import FusedProblem
 from difftori_isaac.trajopt.objectives import ReturnProblem
 from difftori_isaac.trajopt.problem import TrajOptProblem
+from difftori_isaac.trajopt.solution import all_finite, zero_where
 from difftori_isaac.trajopt.trajectory import Trajectory, by_step, differentiated, simulate, unit_rows
 
 
@@ -77,6 +78,29 @@ def linearize(problem: TrajOptProblem, actions: torch.Tensor, hessian: torch.Ten
         hessian=hessian,
         trajectory=None if torch.is_grad_enabled() else trajectory,
     )
+
+
+def zeroed(
+    problem: TrajOptProblem, actions: torch.Tensor, point: Linearization | None = None
+) -> tuple[TrajOptProblem, torch.Tensor, torch.Tensor]:
+    """A problem and actions to record; zero where cost or gradient at ``actions`` are not finite, and where that is.
+
+    In a backward pass, 0 times an infinite factor of one environment would be NaN in the weights of all.
+
+    Args:
+        problem: The problem.
+        actions: Where, shape (num_envs, horizon, action_dim).
+        point: The linearization there, if it is known.
+
+    Returns:
+        Problem, actions and a mask of environments, bool of shape (num_envs,).
+    """
+    if point is None:
+        with torch.no_grad():
+            point = linearize(problem, actions, problem.action_hessian(actions))  # any: a new one would cost more
+    broken = ~all_finite(point.cost, point.gradient)
+    z0, prior = zero_where(broken, problem.z0), zero_where(broken, problem.prior)
+    return problem.replaced(z0=z0, prior=prior), zero_where(broken, actions), broken
 
 
 def _adjoint(trajectory: Trajectory) -> tuple[torch.Tensor, torch.Tensor]:

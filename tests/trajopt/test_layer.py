@@ -115,19 +115,33 @@ def test_gradient_of_a_failed_environment_is_zero(make_problem, mode):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-def test_overflowing_dynamics_fall_back_to_the_warm_start(make_problem):
+@pytest.mark.parametrize("mode", ["implicit", "truncated", "unroll"])
+def test_overflowing_dynamics_fall_back_to_the_warm_start(make_problem, mode):
     model, z0, prior = make_problem(num_envs=3)
     next_state = model.next
     model.next = lambda z, a: next_state(z, a) * torch.where(z[:, :1] > 50.0, torch.inf, 1.0)
     z0[1] = 100.0
     z0.requires_grad_()
     warm_start = torch.full_like(prior, 0.3)
-    solution = make_layer()(model, z0, prior, warm_start=warm_start)
+    solution = make_layer(backward_mode=mode)(model, z0, prior, warm_start=warm_start)
     assert solution.status.tolist()[1] == SolveStatus.NON_FINITE
     assert torch.equal(solution.actions[1], warm_start[1])
     assert solution.converged[[0, 2]].all()
     solution.actions.square().sum().backward()
     assert (z0.grad[1] == 0).all() and z0.grad[[0, 2]].any(dim=1).all()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_steps_that_overflow_and_are_rejected_leave_unrolled_gradients_finite(make_problem):
+    """The first, hardly damped step goes to where the residual is infinite; smaller ones do not."""
+    model, z0, prior = make_problem(num_envs=3)
+    stage = model.stage_residual
+    model.stage_residual = lambda z, a: stage(z, a) * torch.where(a[:, :1] > 0.25, torch.inf, 1.0)
+    warm_start = torch.full_like(prior, 0.2)
+    layer = make_layer(backward_mode="unroll", iterations=8, damping_up=100.0)
+    solution = layer(model, z0, prior + 0.5, warm_start=warm_start)
+    assert not solution.failed.any() and (solution.iterations < 8).any()
+    solution.actions.square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 

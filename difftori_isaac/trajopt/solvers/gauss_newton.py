@@ -12,7 +12,7 @@ from difftori_isaac.trajopt.box_qp import box_step
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.cuda_graph import replayed
 from difftori_isaac.trajopt.host import capturable, readable
-from difftori_isaac.trajopt.linearize import Linearization, linearize
+from difftori_isaac.trajopt.linearize import Linearization, linearize, zeroed
 from difftori_isaac.trajopt.optimality import Optimality, conclude, optimality
 from difftori_isaac.trajopt.problem import StructuredModel, TrajOptProblem
 from difftori_isaac.trajopt.solution import SolverResult
@@ -51,15 +51,14 @@ def _descend(
 ) -> tuple[tuple[torch.Tensor, ...], Trajectory | None]:
     """The last iterate, accepted iterations and what :class:`Optimality` holds; and its rollout, if it is known."""
     actions = problem.project(warm_start)
-    with torch.set_grad_enabled(first_recorded == 0):
-        point = linearize(problem, actions)
+    with torch.no_grad():
+        point = linearize(problem, actions) if first_recorded > 0 else _recorded(problem, actions)
     damping = torch.full_like(point.cost, config.damping).detach()
     state = _State(actions, point, damping, torch.zeros_like(damping, dtype=torch.int64))
     for iteration in range(config.iterations):
         recorded = iteration >= first_recorded
         if iteration == first_recorded > 0:
-            with torch.enable_grad():
-                state = state._replace(point=linearize(problem, state.actions))
+            state = state._replace(point=_recorded(problem, state.actions, point=state.point))
         moving = _moving(problem, state, config)
         keep = (iteration + 1) % config.hessian_every > 0
         if first_recorded == config.iterations and readable(moving):
@@ -117,9 +116,22 @@ def _iterate(
 ) -> _State:
     """One iteration; only environments of ``allowed`` may move, ``keep`` reuses their Hessians."""
     candidate = torch.where(allowed[:, None, None], _step(problem, state), state.actions)
-    with torch.set_grad_enabled(record_point):
-        point = linearize(problem, candidate, state.point.hessian if keep else None)
+    with torch.no_grad():
+        point = (_recorded if record_point else linearize)(problem, candidate, state.point.hessian if keep else None)
     return _accept(problem, state, candidate, point, config, allowed)
+
+
+def _recorded(
+    problem: TrajOptProblem,
+    actions: torch.Tensor,
+    hessian: torch.Tensor | None = None,
+    point: Linearization | None = None,
+) -> Linearization:
+    """:func:`linearize`, recorded by autograd; of zeros, at a cost of NaN, where cost or gradient are not finite."""
+    with torch.enable_grad():
+        problem, actions, broken = zeroed(problem, actions, point)
+        point = linearize(problem, actions, hessian)
+    return point._replace(cost=point.cost.masked_fill(broken, torch.nan))
 
 
 def _moving(problem: TrajOptProblem, state: _State, config: TrajOptConfig) -> torch.Tensor:
