@@ -115,15 +115,16 @@ def test_gradient_of_a_failed_environment_is_zero(make_problem, mode):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("mode", ["implicit", "truncated", "unroll"])
-def test_overflowing_dynamics_fall_back_to_the_warm_start(make_problem, mode):
+def test_overflowing_dynamics_fall_back_to_the_warm_start(make_problem, solver, mode):
     model, z0, prior = make_problem(num_envs=3)
     next_state = model.next
     model.next = lambda z, a: next_state(z, a) * torch.where(z[:, :1] > 50.0, torch.inf, 1.0)
     z0[1] = 100.0
     z0.requires_grad_()
     warm_start = torch.full_like(prior, 0.3)
-    solution = make_layer(backward_mode=mode)(model, z0, prior, warm_start=warm_start)
+    solution = make_layer(solver=solver, backward_mode=mode)(model, z0, prior, warm_start=warm_start)
     assert solution.status.tolist()[1] == SolveStatus.NON_FINITE
     assert torch.equal(solution.actions[1], warm_start[1])
     assert solution.converged[[0, 2]].all()

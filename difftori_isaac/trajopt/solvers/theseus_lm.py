@@ -10,6 +10,7 @@ from torch import nn
 from torch.func import functional_call
 
 from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.trajopt.linearize import zeroed
 from difftori_isaac.trajopt.optimality import conclude
 from difftori_isaac.trajopt.problem import TrajOptProblem
 from difftori_isaac.trajopt.solution import SolverResult
@@ -26,10 +27,13 @@ def solve(
 
     One Theseus problem per environment, batched, with Theseus' own gradient. Every parameter of the model is an
     auxiliary variable. Theseus does not tell which steps it accepted in which environment: all iterations are reported.
+    One environment that is not finite would stop it in all: it does not see those that are not at their warm start. One
+    that overflows on the way still stops it, with a RuntimeError if ``differentiable``.
 
     Raises:
         ValueError: If ``backward_mode=dlm`` meets a model whose parameters it cannot reach.
     """
+    problem, start, broken = zeroed(problem, warm_start)
     residual = _Residual(problem)
     if config.backward_mode == "dlm" and next(residual.parameters(), None) is None:
         raise ValueError(
@@ -41,11 +45,11 @@ def solve(
     scale = _GradientScale()
     if config.backward_mode == "dlm":
         inputs = {name: scale.restored(tensor) for name, tensor in inputs.items()}
-    layer = th.TheseusLayer(_optimizer(residual, warm_start, inputs, config))
+    layer = th.TheseusLayer(_optimizer(residual, start, inputs, config))
     layer.to(device=warm_start.device)
     with torch.set_grad_enabled(differentiable):
         values, _ = layer.forward(
-            {"actions": warm_start.flatten(1)} | inputs,
+            {"actions": start.flatten(1)} | inputs,
             optimizer_kwargs={
                 "backward_mode": config.backward_mode,
                 "backward_num_iterations": config.backward_iterations,
@@ -62,7 +66,7 @@ def solve(
     iterations = torch.full((len(warm_start),), config.iterations, dtype=torch.int64, device=warm_start.device)
     result = conclude(problem, actions.view_as(warm_start), iterations, config, implicit=False)
     with torch.no_grad():
-        return result._replace(initial_cost=problem.cost(warm_start))
+        return result._replace(cost=result.cost.masked_fill(broken, torch.nan), initial_cost=problem.cost(start))
 
 
 class _Residual(nn.Module):
