@@ -6,8 +6,8 @@ import torch
 
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.objectives import ReturnModel, pose
-from difftori_isaac.trajopt.problem import TrajOptModel
-from difftori_isaac.trajopt.solution import SolveStatus, TrajOptSolution, all_finite, zero_where
+from difftori_isaac.trajopt.problem import TrajOptModel, TrajOptProblem
+from difftori_isaac.trajopt.solution import SolverResult, SolveStatus, TrajOptSolution, all_finite, zero_where
 from difftori_isaac.trajopt.solvers import get_solver
 
 
@@ -35,7 +35,7 @@ class TrajOptLayer:
 
         An environment whose state, prior or cost is not finite (status ``NON_FINITE``), or whose cost ends above that
         of its warm start (``DIVERGED``), returns its warm start, passes no gradient on and leaves the others as they
-        are, up to rounding.
+        are, up to rounding. A batch of no environments has an empty solution.
 
         Args:
             model: Dynamics and residuals, or dynamics, reward and value, as ``objective`` needs.
@@ -70,7 +70,10 @@ class TrajOptLayer:
         finite = all_finite(z0, prior)
         problem = pose(config, model, zero_where(~finite, z0), zero_where(~finite, prior))
         guess = problem.project(guess.nan_to_num(0.0, 0.0, 0.0))
-        result = self._solver(problem, guess, config, differentiable=differentiable)
+        if guess.shape[0] > 0:
+            result = self._solver(problem, guess, config, differentiable=differentiable)
+        else:
+            result = _nothing(problem, guess)
 
         finite &= all_finite(result.cost, result.step_norm)
         diverged = torch.zeros_like(finite)
@@ -83,6 +86,13 @@ class TrajOptLayer:
         status = status.masked_fill(diverged, SolveStatus.DIVERGED).masked_fill(~finite, SolveStatus.NON_FINITE)
         shift = zero_where(failed, (actions - prior).detach())
         return TrajOptSolution(actions, shift, result.cost, result.step_norm, result.iterations, status)
+
+
+def _nothing(problem: TrajOptProblem, guess: torch.Tensor) -> SolverResult:
+    """The result for no environments, which gradients of no number pass through."""
+    cost = problem.action_cost(guess) + problem.z0.sum(dim=1)
+    norm = cost.detach()
+    return SolverResult(guess + cost[:, None, None], norm, norm, norm.long())
 
 
 def _normal(tensor: torch.Tensor) -> torch.Tensor:

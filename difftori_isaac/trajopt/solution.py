@@ -85,5 +85,5 @@ def all_finite(*tensors: torch.Tensor) -> torch.Tensor:
     A number less itself is 0 only then: a fraction of the time of ``isfinite`` on a CPU.
     """
     with torch.no_grad():
-        rests = [(tensor - tensor).view(tensor.shape[0], -1).sum(dim=1) for tensor in tensors]
+        rests = [(tensor - tensor)[:, None].flatten(1).sum(dim=1) for tensor in tensors]
         return torch.stack(rests).sum(dim=0) == 0

@@ -80,6 +80,28 @@ def test_batch_sizes_and_precisions(make_problem, solver, num_envs, dtype):
     assert all(parameter.grad.isfinite().all() and parameter.grad.any() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("solver", [*SOLVERS, "mppi"])
+def test_no_environments_have_no_plans(make_problem, solver):
+    model, z0, prior = make_problem(num_envs=0)
+    z0.requires_grad_()
+    prior.requires_grad_()
+    solution = make_layer(solver=solver)(model, z0, prior)
+    assert solution.actions.shape == solution.shift.shape == (0, 3, 2) and solution.status.dtype == torch.int64
+    assert [len(value) for value in solution] == [0] * 6
+    solution.actions.square().sum().backward()
+    assert z0.grad.shape == (0, 4) and prior.grad.shape == (0, 3, 2)
+
+
+@pytest.mark.parametrize("solver", [*SOLVERS, "mppi"])
+def test_memory_may_lie_in_any_order(make_problem, solver):
+    model, z0, prior = make_problem()
+    layer = make_layer(solver=solver, iterations=3)
+    expected = layer(model, z0, prior).actions
+    z0, prior = z0.T.contiguous().T, prior.transpose(0, 1).contiguous().transpose(0, 1)
+    solution = layer(model, z0, prior, warm_start=prior)
+    torch.testing.assert_close(solution.actions, expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("mode", ["implicit", "truncated", "unroll"])
 def test_a_failing_environment_touches_no_other(make_problem, mode):
     model, z0, prior = make_problem(num_envs=64)
