@@ -76,16 +76,19 @@ class TrajOptLayer:
             result = _nothing(problem, guess)
 
         finite &= all_finite(result.cost, result.step_norm)
-        diverged = torch.zeros_like(finite)
+        cost, diverged = result.cost, torch.zeros_like(finite)
         if result.initial_cost is not None:
-            diverged = result.cost > result.initial_cost + problem.rounding(result.initial_cost)
+            diverged = cost > result.initial_cost + problem.rounding(result.initial_cost)
+            cost = torch.where(diverged, result.initial_cost, cost)
         failed = diverged | ~finite
         actions = torch.where(failed[:, None, None], guess, result.actions)
         status = torch.full_like(result.iterations, SolveStatus.MAX_ITERATIONS)
         status = status.masked_fill(result.step_norm <= config.tolerance, SolveStatus.CONVERGED)
         status = status.masked_fill(diverged, SolveStatus.DIVERGED).masked_fill(~finite, SolveStatus.NON_FINITE)
         shift = zero_where(failed, (actions - prior).detach())
-        return TrajOptSolution(actions, shift, result.cost, result.step_norm, result.iterations, status)
+        cost = cost.masked_fill(~finite, torch.nan)
+        step_norm = result.step_norm.masked_fill(failed, torch.nan)
+        return TrajOptSolution(actions, shift, cost, step_norm, result.iterations, status)
 
 
 def _nothing(problem: TrajOptProblem, guess: torch.Tensor) -> SolverResult:

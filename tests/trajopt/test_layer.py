@@ -122,6 +122,7 @@ def test_a_failing_environment_touches_no_other(make_problem, mode):
         others = torch.arange(64) != 17
         assert solution.status[17] == SolveStatus.NON_FINITE and not solution.failed[others].any()
         assert (solution.actions[17] == 0.1).all()
+        assert solution.cost[17].isnan() and solution.step_norm[17].isnan()
         assert torch.equal(solution.actions[others], healthy.actions[others])
         for grad, expected in zip(grads, healthy_grads, strict=True):
             torch.testing.assert_close(grad, expected, rtol=1e-9, atol=1e-12)

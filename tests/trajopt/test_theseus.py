@@ -7,6 +7,7 @@ import torch
 
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.layer import TrajOptLayer
+from difftori_isaac.trajopt.problem import TrajOptProblem
 from difftori_isaac.trajopt.solution import SolveStatus
 
 
@@ -106,5 +107,8 @@ def test_an_environment_that_diverges_returns_its_warm_start_without_gradient():
     assert solution.failed.tolist() == [True, False, True]
     assert (solution.status[[0, 2]] == SolveStatus.DIVERGED).all()
     assert torch.equal(solution.actions[[0, 2]], warm_start[[0, 2]])
+    problem = TrajOptProblem(ArcTangent(), z0, torch.zeros_like(warm_start), prior_weight=1e-3, discount=0.99)
+    torch.testing.assert_close(solution.cost, problem.cost(solution.actions))
+    assert solution.step_norm.isnan().tolist() == [True, False, True]
     solution.actions.sum().backward()
     assert (z0.grad[[0, 2]] == 0).all() and z0.grad[1] != 0
