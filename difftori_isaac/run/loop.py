@@ -177,7 +177,6 @@ class TrainingRun:
         self.episodes = EpisodeStatistics(env.num_envs, config.device, env.success_rate, world.gather)
         self.iteration, self.env_steps, self.wall_time_s = 0, 0, 0.0
         self.best_return: float | None = None
-        self.mean_return: float | None = None
         self.saved: int | None = None
         if start is not None:
             self._restore(start)
@@ -300,7 +299,6 @@ class TrainingRun:
         self.iteration += 1
         self.env_steps += steps
         self.wall_time_s += seconds
-        self.mean_return = self.mean_return if row["mean_return"] is None else row["mean_return"]
         row |= {
             "iteration": self.iteration,
             "env_steps": self.env_steps,
@@ -344,12 +342,11 @@ class TrainingRun:
         ranks = self.world.gather({"rng": checkpoints.rng_state(), "episodes": self.episodes.state_dict()})
         if self.world.rank > 0:
             return
-        # The first episodes began at a random age: their returns are not comparable.
+        # Episodes that ended before the longest could have are the short ones.
         steps = (self.iteration - self.first) * (self.config.learner.num_steps_per_env or 0)
-        comparable = steps >= int(self.env.max_episode_length) and self.episodes.full
-        previous = -math.inf if self.best_return is None else self.best_return
-        best = comparable and self.mean_return is not None and self.mean_return > previous
-        self.best_return = self.mean_return if best else self.best_return
+        comparable = self.episodes.whole_return if steps >= int(self.env.max_episode_length) else None
+        best = comparable is not None and (self.best_return is None or comparable > self.best_return)
+        self.best_return = comparable if best else self.best_return
         checkpoint = Checkpoint(
             config=to_dict(self.config),
             iteration=self.iteration,

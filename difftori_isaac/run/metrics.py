@@ -43,6 +43,7 @@ class _Collected(NamedTuple):
     """What a process saw since its last summary."""
 
     window: list[tuple[float, float]]
+    whole: list[float]
     num_finished: int
     sums: dict[str, float]
     weights: dict[str, int]
@@ -71,16 +72,18 @@ class EpisodeStatistics:
         self._gather = gather
         self._returns = torch.zeros(num_envs, device=device)
         self._lengths = torch.zeros(num_envs, device=device)
+        self._begun = torch.zeros(num_envs, dtype=torch.bool, device=device)
         self._window: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+        self._whole: deque[float] = deque(maxlen=WINDOW)
         self._steps: list[torch.Tensor] = []
         self._logs: list[tuple[torch.Tensor, float | None, dict[str, Any]]] = []
         self.nonfinite = torch.zeros(num_envs, dtype=torch.bool, device=device)
         """Environments in which something non-finite was contained since the last summary, shape (num_envs,)."""
+        self.whole_return: float | None = None
+        """Mean return of the last whole episodes of all processes at the last summary, None before there are 100.
 
-    @property
-    def full(self) -> bool:
-        """Whether the window holds as many episodes as it can."""
-        return len(self._window) == WINDOW
+        The first episode of an environment, which began at a random age, is none.
+        """
 
     def step(self, rewards: torch.Tensor, dones: torch.Tensor, extras: Mapping[str, Any]) -> None:
         """Takes in one environment step.
@@ -93,9 +96,10 @@ class EpisodeStatistics:
         done = dones.bool()
         self._returns = self._returns + rewards
         self._lengths = self._lengths + 1
-        self._steps.append(torch.stack((done.float(), self._returns, self._lengths)))
+        self._steps.append(torch.stack((done.float(), self._returns, self._lengths, self._begun.float())))
         self._returns = torch.where(done, 0.0, self._returns)
         self._lengths = torch.where(done, 0.0, self._lengths)
+        self._begun = self._begun | done
         self._logs.append((done.sum(), self._success_rate(extras), dict(extras.get("log", {}))))
         if (mask := extras.get("nonfinite")) is not None:
             self.nonfinite = self.nonfinite | mask
@@ -108,7 +112,8 @@ class EpisodeStatistics:
         """
         steps = torch.stack(self._steps).transpose(1, 2).flatten(0, 1).cpu()
         finished = steps[steps[:, 0] > 0, 1:].tolist()
-        self._window.extend((episode_return, length) for episode_return, length in finished)
+        self._window.extend((episode_return, length) for episode_return, length, _ in finished)
+        self._whole.extend(episode_return for episode_return, _, whole in finished if whole)
         sums: dict[str, float] = {}
         weights: dict[str, int] = {}
         for count, success, log in self._logs:
@@ -116,18 +121,23 @@ class EpisodeStatistics:
                 for key, value in {**log, **({} if success is None else {"success_rate": success})}.items():
                     sums[key] = sums.get(key, 0.0) + ended * _mean(value)
                     weights[key] = weights.get(key, 0) + ended
-        collected = _Collected(list(self._window), len(finished), sums, weights, int(self.nonfinite.sum()))
+        num_nonfinite = int(self.nonfinite.sum())
+        collected = _Collected(list(self._window), list(self._whole), len(finished), sums, weights, num_nonfinite)
         self._steps, self._logs = [], []
         self.nonfinite = torch.zeros_like(self.nonfinite)
-        return _summary(self._gather(collected))
+        parts = self._gather(collected)
+        whole = [episode_return for part in parts for episode_return in part.whole]
+        self.whole_return = sum(whole) / len(whole) if len(whole) >= WINDOW else None
+        return _summary(parts)
 
     def state_dict(self) -> dict[str, Any]:
-        """The window of finished episodes. Running episodes belong to the environment and restart with it."""
-        return {"window": [list(item) for item in self._window]}
+        """The windows of finished episodes. Running episodes belong to the environment and restart with it."""
+        return {"window": [list(item) for item in self._window], "whole": list(self._whole)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what :meth:`state_dict` gave."""
         self._window = deque((tuple(item) for item in state["window"]), maxlen=WINDOW)
+        self._whole = deque(state.get("whole", ()), maxlen=WINDOW)  # checkpoints from before have none
 
 
 def _mean(value: Any) -> float:

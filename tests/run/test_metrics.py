@@ -50,7 +50,22 @@ def test_window_is_rsl_rls():
         row, _ = episodes.summary()
     expected = rsl_rl_window(rewards, dones)
     assert (row["mean_return"], row["mean_episode_length"]) == pytest.approx(expected, rel=1e-5)
-    assert episodes.full
+
+
+def test_first_episodes_which_began_at_a_random_age_are_not_whole():
+    """Episodes of 50 steps at a reward of -10 return -500; the first ones are shorter, also after a resume."""
+    ages = torch.arange(10) * 5
+
+    def fed(episodes: EpisodeStatistics, num_steps: int) -> float | None:
+        for step in range(num_steps):
+            episodes.step(torch.full((10,), -10.0), (ages + step + 1) % 50 == 0, {})
+        episodes.summary()
+        return episodes.whole_return
+
+    first, second = (EpisodeStatistics(10, "cpu", no_success) for _ in range(2))
+    assert fed(first, 500) is None and fed(first, 50) == -500.0
+    second.load_state_dict(first.state_dict())
+    assert fed(second, 50) == -500.0
 
 
 def test_the_environment_may_log_a_value_for_each_of_its_copies():
