@@ -118,9 +118,10 @@ class PPOConfig:
             settings: An rsl_rl runner configuration as a dictionary; may be empty.
         """
         actor, critic = settings.get("actor", {}), settings.get("critic", {})
+        sets = settings.get("obs_groups") or {}  # a task may have more, for other algorithms of rsl_rl
         task = {
             "num_steps_per_env": settings.get("num_steps_per_env"),
-            "obs_groups": settings.get("obs_groups") or None,
+            "obs_groups": {name: sets[name] for name in OBS_SETS if name in sets} or None,
             "init_std": actor.get("distribution_cfg", {}).get("init_std"),
             "actor_hidden_dims": actor.get("hidden_dims"),
             "critic_hidden_dims": critic.get("hidden_dims"),
@@ -179,6 +180,9 @@ _DEFAULTS: dict[str, Any] = {
     "activation": "elu",
     "obs_normalization": False,
 }
+
+OBS_SETS = ("actor", "critic")
+"""Sets of observation groups: what acts, and what PPO's critic sees."""
 
 ALGORITHM_SETTINGS = (
     "num_learning_epochs",

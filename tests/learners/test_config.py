@@ -13,7 +13,7 @@ def test_the_user_comes_before_the_task_and_the_task_before_the_defaults():
         "actor": {"hidden_dims": [32, 32], "activation": "tanh", "distribution_cfg": {"init_std": 0.3}},
         "critic": {"hidden_dims": [64]},
         "algorithm": {"gamma": 0.5, "lam": 0.6, "desired_kl": 0.02},
-        "obs_groups": {"actor": ["policy"], "critic": ["privileged"]},
+        "obs_groups": {"actor": ["policy"], "critic": ["privileged"], "teacher": ["privileged"]},
     }
     filled = PPOConfig(gamma=0.9, critic_hidden_dims=(8,)).filled_from(task)
     assert (filled.gamma, filled.lam, filled.desired_kl) == (0.9, 0.6, 0.02)
