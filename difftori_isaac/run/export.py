@@ -78,6 +78,8 @@ def load_policy(config: ExportConfig, origin: rollout.Origin) -> MLPModel:
     from difftori_isaac.learners.ppo import build_actor
 
     learner, world_model, policy = config.learner, config.world_model, config.policy
+    if policy == "mlp":
+        world_model = WorldModelConfig()  # it has none, whatever the run was given
     if (
         not isinstance(learner, PPOConfig)
         or not isinstance(world_model, WorldModelConfig)

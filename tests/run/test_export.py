@@ -26,7 +26,7 @@ from difftori_isaac.world_models.td_config import TdWorldModelConfig
 OBS_DIM, NUM_ACTIONS = 4, 2
 
 
-def save_run(policy: str, make_checkpoint) -> Path:
+def save_run(policy: str, make_checkpoint, **settings) -> Path:
     torch.manual_seed(0)
     config = RunConfig(
         task="Cartpole",
@@ -39,7 +39,9 @@ def save_run(policy: str, make_checkpoint) -> Path:
     parts = {"trajopt": config.trajopt, "world_model": config.world_model, "learner": config.learner}
     actor = build_actor(obs, {"actor": ["policy"]}, NUM_ACTIONS, policy=policy, **parts)
     actor.update_normalization(obs)
-    state = make_checkpoint(config=to_dict(config), learner={"actor_state_dict": actor.state_dict()})
+    state = make_checkpoint(
+        config=to_dict(replace(config, **settings)), learner={"actor_state_dict": actor.state_dict()}
+    )
     checkpoints.save(state, Path("run"), keep=1, best=False)
     return Path("run/exported")
 
@@ -55,6 +57,12 @@ def test_every_format_acts_as_the_policy(policy: str, in_tmp_path: Path, make_ch
     assert sorted(path.name for path in folder.iterdir()) == ["policy.onnx", "policy.pt", "policy.pt2"]
     text = capsys.readouterr().out
     assert "latency [ms]" in text and "batch 8" in text and "written to run/exported/policy.onnx" in text
+
+
+def test_an_mlp_is_exported_whatever_world_model_the_run_was_given(in_tmp_path: Path, make_checkpoint, capsys):
+    folder = save_run("mlp", make_checkpoint, world_model=TdWorldModelConfig())
+    assert export(["run_dir=run", "policy=mlp"]) == 0, capsys.readouterr().err
+    assert (folder / "policy.pt").exists()
 
 
 def test_a_model_based_policy_is_refused(in_tmp_path: Path, make_checkpoint, capsys):
