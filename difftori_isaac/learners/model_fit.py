@@ -1,10 +1,13 @@
-"""How well a world model predicts a rollout that it has not been trained on."""
+"""How well a world model predicts a rollout before the model losses are taken on it."""
 
 from __future__ import annotations
 
 import torch
 
 from difftori_isaac.world_models.latent import LatentWorldModel
+
+NOTHING = 1e-12
+"""Largest share of a sum of squares that is taken for rounding."""
 
 
 @torch.no_grad()
@@ -19,7 +22,8 @@ def model_fit(
     """Errors of one-step predictions, each as a share of what there was to predict.
 
     0 is perfect, 1 no better than a constant: for the dynamics that nothing moves, ``Σ‖next(z, a) − z'‖² / Σ‖z' − z‖²``
-    over the steps that do not end an episode; for reward and value the mean, ``Var(error) / Var(target)``.
+    over the steps that do not end an episode; for reward and value the mean, ``Var(error) / Var(target)``. Where there
+    was nothing to predict, as with a reward that is the same everywhere, the error is left out.
 
     Args:
         model: The model.
@@ -34,8 +38,12 @@ def model_fit(
     change = ((next_z - z) * continued).square().sum()
     reward, value = rewards / model.return_std, returns / model.return_std
     parts = {
-        "dynamics": (error, change),
-        "reward": ((model.reward(z, actions) - reward).var(), reward.var()),
-        "value": ((model.terminal_value(z) - value).var(), value.var()),
+        "dynamics": (error, change, (next_z * continued).square().sum()),
+        "reward": ((model.reward(z, actions) - reward).var(), reward.var(), reward.square().mean()),
+        "value": ((model.terminal_value(z) - value).var(), value.var(), value.square().mean()),
     }
-    return {f"model_{name}_error": (part / whole.clamp(min=1e-12)).item() for name, (part, whole) in parts.items()}
+    return {
+        f"model_{name}_error": (part / whole).item()
+        for name, (part, whole, size) in parts.items()
+        if not whole <= NOTHING * size
+    }

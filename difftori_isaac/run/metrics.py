@@ -163,9 +163,15 @@ def _summary(parts: Sequence[_Collected]) -> tuple[Row, dict[str, float]]:
 
 
 def merged(losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The losses and statistics of all processes as one: failures are added up, everything else is averaged."""
-    sums = {name: sum(part[name] for part in losses) for name in losses[0]}
-    return {name: value if name.endswith("_failures") else value / len(losses) for name, value in sums.items()}
+    """The losses and statistics of all processes as one: failures are added up, everything else is averaged.
+
+    What some of them leave out is averaged over the others.
+    """
+    names = dict.fromkeys(name for part in losses for name in part)
+    given = {name: [part[name] for part in losses if name in part] for name in names}
+    return {
+        name: sum(values) if name.endswith("_failures") else sum(values) / len(values) for name, values in given.items()
+    }
 
 
 class MetricsFile:

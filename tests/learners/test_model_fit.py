@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isnan
+
 import pytest
 import torch
 
@@ -50,9 +52,20 @@ def test_a_model_that_predicts_no_change_has_an_error_of_one(model, rollout):
     assert model_fit(model, **rollout) == pytest.approx(dict.fromkeys(NAMES, 1.0))
 
 
-def test_a_constant_reward_gives_a_number(model, rollout):
-    fit = model_fit(model, **rollout | {"rewards": torch.ones(T, N).double()})
-    assert 0.0 < fit["model_reward_error"] < float("inf")
+@pytest.mark.parametrize("constant", [0.0, 0.1, -1234.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_leaves_nothing_to_predict_has_no_error(model, rollout, constant, dtype):
+    model, rollout = model.to(dtype), {name: values.to(dtype) for name, values in rollout.items()}
+    same = torch.full((T, N), constant, dtype=dtype)
+    assert list(model_fit(model, **rollout | {"rewards": same})) == ["model_dynamics_error", "model_value_error"]
+    assert list(model_fit(model, **rollout | {"returns": same})) == ["model_dynamics_error", "model_reward_error"]
+    still = rollout["zs"][:1].expand(T + 1, N, 4)
+    assert list(model_fit(model, **rollout | {"zs": still})) == ["model_reward_error", "model_value_error"]
+
+
+def test_an_error_that_is_no_number_is_not_left_out(model, rollout):
+    fit = model_fit(model, **rollout | {"rewards": torch.full((T, N), torch.nan)})
+    assert isnan(fit["model_reward_error"])
 
 
 NAMES = ("model_dynamics_error", "model_reward_error", "model_value_error")

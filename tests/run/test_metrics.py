@@ -146,6 +146,11 @@ def test_failures_are_added_up_and_losses_averaged():
     assert merged(losses[:1]) == losses[0]
 
 
+def test_what_a_process_leaves_out_is_averaged_over_the_others():
+    losses = [{"value": 1.0}, {"value": 2.0, "reward_error": 0.5}, {"value": 3.0, "reward_error": 1.5}]
+    assert merged(losses) == {"value": 2.0, "reward_error": 1.0}
+
+
 def test_rows_after_the_resumed_iteration_are_cut(tmp_path: Path):
     path = tmp_path / "metrics.csv"
     file = MetricsFile(path, keep_until=0)
