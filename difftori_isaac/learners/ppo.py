@@ -144,7 +144,7 @@ class TrajOptPPO(PPO):
         return load_iteration
 
     def _gradient_norms(self) -> dict[str, float]:
-        """Norm of the last surrogate gradient in each part of the model that it reached."""
+        """Norm of the last mini-batch's gradient, after it was clipped, in each part of the model that it reached."""
         norms = {
             name: torch.stack(grads).norm()
             for name, module in (*self.world_model.named_children(), ("features", self._trajopt_actor.encoders))
