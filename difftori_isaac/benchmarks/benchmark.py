@@ -11,7 +11,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from difftori_isaac.benchmarks import figure, report
-from difftori_isaac.benchmarks.config import BenchmarkConfig
+from difftori_isaac.benchmarks.config import WITH_PEERS, BenchmarkConfig
 from difftori_isaac.benchmarks.measure import single_threaded
 from difftori_isaac.benchmarks.row import Row, compare
 from difftori_isaac.run.cli import show
@@ -36,7 +36,8 @@ def benchmark(overrides: Overrides) -> None:
             rows.append(row)
             print(f"{len(rows)}: {row.solver}, {row.num_envs} environments", file=sys.stderr)
     if not rows:
-        remedy = "leave it out" if config.peers else "leave it out, or set peers=true"
+        more = config.suite in WITH_PEERS and not config.peers
+        remedy = "leave it out, or set peers=true" if more else "leave it out"
         raise ConfigError(f"filter is {config.filter!r}, which fits no solver of suite={config.suite}; {remedy}")
     if (reference := resolve_name(f"{suite}:REFERENCE")) is not None:
         rows = compare(rows, reference)

@@ -14,6 +14,9 @@ from difftori_isaac.run.errors import ConfigError
 
 SuiteName = Literal["learned_model", "known_dynamics", "published", "training", "model_based", "gradients"]
 
+WITH_PEERS: tuple[SuiteName, ...] = ("learned_model", "known_dynamics")
+"""Suites that know planners of others."""
+
 
 def _as_list(value: Any) -> Any:
     return value if isinstance(value, (list, tuple)) else [value]
@@ -55,7 +58,7 @@ class BenchmarkConfig:
     device: str = "auto"
     """auto (CUDA where there is one), cpu, or cuda:N."""
     dtype: Literal["float32", "float64"] | None = None
-    """Precision; null is the suite's own."""
+    """Precision; null is the suite's own. ``training`` and ``model_based`` have float32 alone."""
     repeats: int = 5
     """Timed calls after the warm-up; their median counts."""
     peers: bool = False
@@ -79,8 +82,11 @@ class BenchmarkConfig:
             raise ConfigError(f"repeats is {self.repeats}; allowed: an integer of at least 1")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"device is {self.device!r}; allowed: auto, cpu, cuda:N")
-        if self.suite in ("training", "model_based") and self.plot is not None:
-            raise ConfigError(f"plot is set, but suite={self.suite} has no curves; allowed: json, markdown")
+        if self.suite in ("training", "model_based"):
+            if self.plot is not None:
+                raise ConfigError(f"plot is set, but suite={self.suite} has no curves; allowed: json, markdown")
+            if self.dtype not in (None, "float32"):
+                raise ConfigError(f"dtype is {self.dtype}, but suite={self.suite} trains in float32; allowed: float32")
 
     def sizes(self, num_envs: Sizes, horizon: Sizes, iterations: Sizes) -> list[Size]:
         """Sizes to measure, given the suite's own: each list in turn, with the first value of the other two."""

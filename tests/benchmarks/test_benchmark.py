@@ -93,11 +93,15 @@ def test_a_peer_that_cannot_be_installed_is_quoted(tmp_path: Path, monkeypatch: 
         ("suite=gradients device=tpu", 2, "device is 'tpu'; allowed: auto, cpu, cuda:N"),
         ("suite=gradients repeats=0", 2, "repeats is 0"),
         ("suite=training plot=x.png", 2, "plot is set, but suite=training"),
+        ("suite=training dtype=float64", 2, "dtype is float64, but suite=training trains in float32; allowed: float32"),
+        ("suite=model_based dtype=float64", 2, "dtype is float64, but suite=model_based trains in float32"),
+        ("suite=model_based filter=zzz", 2, "fits no solver of suite=model_based; leave it out\n"),
+        ("suite=known_dynamics filter=zzz", 2, "no solver of suite=known_dynamics; leave it out, or set peers=true\n"),
         ("suite=training task=Cartpol", 2, "Unknown task 'Cartpol'"),
         ("suite=published filter=DiffTORI device=cpu json=/dev/null/x", 1, "cannot write /dev/null/x"),
     ],
 )
 def test_bad_input_is_one_line(arguments: str, code: int, message: str, capsys: pytest.CaptureFixture):
     assert main(arguments.split()) == code
-    text = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    text = [line for line in capsys.readouterr().err.splitlines(keepends=True) if line.startswith("error: ")]
     assert len(text) == 1 and message in text[0]
