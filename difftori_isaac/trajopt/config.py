@@ -175,7 +175,8 @@ class TrajOptConfig:
         if self.solver == "theseus" and self.bounded:
             raise ValueError(
                 "trajopt.solver is 'theseus', which has no bounds, but trajopt.action_low or trajopt.action_high is "
-                "set; allowed: trajopt.solver=gauss_newton, or action_low=null action_high=null"
+                "set; allowed: trajopt.solver=gauss_newton, or, but for learner=model_based, whose plans have bounds, "
+                "trajopt.action_low=null trajopt.action_high=null"
             )
         if self.backward_mode == "dlm" and self.solver != "theseus":
             raise ValueError(
