@@ -21,6 +21,7 @@ from tensordict import TensorDict
 
 from difftori_isaac.envs.assets import find_remote_assets, require_reachable
 from difftori_isaac.envs.camera import PinholeCamera
+from difftori_isaac.envs.histories import newest_frames
 from difftori_isaac.envs.registry import load_kwargs, resolve_task
 from difftori_isaac.envs.vec_env import Expert, VecEnv, VideoRequest
 
@@ -244,7 +245,8 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
         env = self.unwrapped
         env.extras.pop("final_obs", None)
         env.extras["log"] = {}
-        obs, rewards, dones, extras = super().step(actions.detach())
+        with newest_frames(getattr(env, "observation_manager", None)):
+            obs, rewards, dones, extras = super().step(actions.detach())
         obs, extras = _as_float32(obs), dict(extras)
 
         nonfinite = _nonfinite_rows(obs) | ~torch.isfinite(rewards)
