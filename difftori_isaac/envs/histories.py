@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
-_BUFFERS = ("_group_obs_term_history_buffer", "_group_obs_term_delay_buffer")
+import torch
+
+_HISTORIES, _DELAYS = "_group_obs_term_history_buffer", "_group_obs_term_delay_buffer"
 """Attributes of an observation manager: buffers by observation group and term."""
 
 
@@ -38,16 +40,42 @@ def newest_frames(manager: Any) -> Iterator[None]:
         manager.compute = compute
 
 
+def compute_with_first_frames(manager: Any, selected: torch.Tensor) -> dict[str, Any]:
+    """The observations of all environments, where those that were reset begin their histories.
+
+    What a delay has seen of them begins with the next step.
+
+    Args:
+        manager: The observation manager of the environments.
+        selected: Which were reset since their last observation, bool of shape (num_envs,); no frame of the others is
+            recorded.
+
+    Returns:
+        The observation groups.
+    """
+    if not _has_buffers(manager):
+        return manager.compute()
+    with _copied_buffers(manager) as copies:
+        obs = manager.compute(update_history=True)
+    for group, terms in getattr(manager, _HISTORIES).items():
+        for name, history in terms.items():
+            begun = copies[_HISTORIES][group][name]
+            history.buffer[selected] = begun.buffer[selected]
+            history._num_pushes[selected] = begun._num_pushes[selected]
+    return obs
+
+
 def _has_buffers(manager: Any) -> bool:
-    return any(terms for name in _BUFFERS for terms in getattr(manager, name, {}).values())
+    return any(terms for name in (_HISTORIES, _DELAYS) for terms in getattr(manager, name, {}).values())
 
 
 @contextmanager
-def _copied_buffers(manager: Any) -> Iterator[None]:
-    """Puts copies in the place of a manager's buffers, which stay as they are."""
-    kept = {name: getattr(manager, name) for name in _BUFFERS}
-    vars(manager).update(deepcopy(kept))
+def _copied_buffers(manager: Any) -> Iterator[dict[str, Any]]:
+    """Puts copies, which it gives, in the place of a manager's buffers, which stay as they are."""
+    kept = {name: getattr(manager, name) for name in (_HISTORIES, _DELAYS)}
+    copies = deepcopy(kept)
+    vars(manager).update(copies)
     try:
-        yield
+        yield copies
     finally:
         vars(manager).update(kept)

@@ -21,7 +21,7 @@ from tensordict import TensorDict
 
 from difftori_isaac.envs.assets import find_remote_assets, require_reachable
 from difftori_isaac.envs.camera import PinholeCamera
-from difftori_isaac.envs.histories import newest_frames
+from difftori_isaac.envs.histories import compute_with_first_frames, newest_frames
 from difftori_isaac.envs.registry import load_kwargs, resolve_task
 from difftori_isaac.envs.vec_env import Expert, VecEnv, VideoRequest
 
@@ -322,8 +322,8 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
         env.scene.write_data_to_sim()
         env.sim.forward()
         manager = getattr(env, "observation_manager", None)
-        obs = TensorDict(manager.compute() if manager else env._compute_observations(), batch_size=[self.num_envs])
-        return _zero_where_nonfinite(_as_float32(obs))
+        obs = compute_with_first_frames(manager, selected) if manager else env._compute_observations()
+        return _zero_where_nonfinite(_as_float32(TensorDict(obs, batch_size=[self.num_envs])))
 
 
 def _as_float32(obs: TensorDict) -> TensorDict:

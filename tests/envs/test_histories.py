@@ -1,4 +1,4 @@
-"""Observations with a history, held against those without one: what is seen where an episode ends."""
+"""Observations with a history, held against those without one: what is seen where episodes end and begin."""
 
 from contextlib import closing
 from typing import Any
@@ -10,19 +10,24 @@ from difftori_isaac.envs.isaaclab import make_env
 
 pytestmark = pytest.mark.sim
 
-NUM_ENVS, FRAMES, LENGTH, STEPS = 3, 3, 4, 7
+NUM_ENVS, FRAMES, LENGTH, STEPS, SPOILT_ENV, SPOILT_STEP = 3, 3, 4, 7, 1, 2
 TERMS = {"joint_pos": 9, "joint_vel": 9, "pose_command": 7, "actions": 7}
 Step = tuple[torch.Tensor, torch.Tensor, dict[str, Any]]
 
 
 def roll_out(*overrides: str) -> list[Step]:
-    """Observations, ends and extras of the first state and of the same random steps, whatever is observed of them."""
+    """Observations, ends and extras of the first state and of the same random steps, whatever is observed of them.
+
+    One action is NaN, which ends an episode that is begun anew.
+    """
     generator = torch.Generator().manual_seed(1)
     common = [f"env.episode_length_s={LENGTH / 30}", "env.observations.policy.enable_corruption=false"]
     with closing(make_env("Reach", num_envs=NUM_ENVS, device="cpu", seed=0, overrides=[*common, *overrides])) as env:
         steps: list[Step] = [(env.reset()[0]["policy"], torch.ones(NUM_ENVS).bool(), {})]
-        for _ in range(STEPS):
+        for step in range(1, STEPS + 1):
             actions = torch.randn(NUM_ENVS, env.num_actions, generator=generator)
+            if step == SPOILT_STEP:
+                actions[SPOILT_ENV] = torch.nan
             obs, _, dones, extras = env.step(actions)
             assert torch.equal(env.get_observations()["policy"], obs["policy"])
             steps.append((obs["policy"], dones.bool(), extras))
@@ -42,7 +47,7 @@ def stacked(history: torch.Tensor, with_history: list[str]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("where", ["group", "terms"])
-def test_the_newest_frame_counts_where_an_episode_ends(frames: list[Step], where: str):
+def test_the_newest_frame_counts_where_an_episode_ends_or_begins(frames: list[Step], where: str):
     names = list(TERMS) if where == "group" else ["joint_pos", "actions"]
     keys = ["policy"] if where == "group" else [f"policy.{name}" for name in names]
     steps = roll_out(*(f"env.observations.{key}.history_length={FRAMES}" for key in keys))
@@ -54,4 +59,9 @@ def test_the_newest_frame_counts_where_an_episode_ends(frames: list[Step], where
             assert torch.equal(extras_too["final_obs"]["policy"][dones], stacked(last, names)[dones])
         history = torch.where(dones[:, None], frame, torch.cat((history[1:], frame[None])))
         assert torch.equal(obs, stacked(history, names))
-    assert sum("final_obs" in extras for _, _, extras in steps) == 1
+    restarts = torch.stack([extras["nonfinite"] for _, _, extras in steps[1:]]).nonzero()
+    assert restarts.tolist() == [[SPOILT_STEP - 1, SPOILT_ENV]]
+    assert [step for step, (_, _, extras) in enumerate(steps) if "final_obs" in extras] == [
+        LENGTH,
+        SPOILT_STEP + LENGTH,
+    ]
