@@ -15,7 +15,7 @@ from difftori_isaac.trajopt.host import capturable, readable
 from difftori_isaac.trajopt.linearize import Linearization, linearize, zeroed
 from difftori_isaac.trajopt.optimality import Optimality, conclude, optimality
 from difftori_isaac.trajopt.problem import StructuredModel, TrajOptProblem
-from difftori_isaac.trajopt.solution import SolverResult
+from difftori_isaac.trajopt.solution import SolverResult, all_finite
 from difftori_isaac.trajopt.trajectory import Trajectory
 
 _DAMPING_MIN, _DAMPING_MAX = 1e-7, 1e7
@@ -129,9 +129,13 @@ def _recorded(
 ) -> Linearization:
     """:func:`linearize`, recorded by autograd; of zeros, at a cost of NaN, where cost or gradient are not finite."""
     with torch.enable_grad():
+        if readable(actions):
+            found = linearize(problem, actions, hessian)
+            if all_finite(found.cost, found.gradient).all():
+                return found
         problem, actions, broken = zeroed(problem, actions, point)
-        point = linearize(problem, actions, hessian)
-    return point._replace(cost=point.cost.masked_fill(broken, torch.nan))
+        found = linearize(problem, actions, hessian)
+    return found._replace(cost=found.cost.masked_fill(broken, torch.nan))
 
 
 def _moving(problem: TrajOptProblem, state: _State, config: TrajOptConfig) -> torch.Tensor:
