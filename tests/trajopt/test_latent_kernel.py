@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from difftori_isaac.trajopt.config import TrajOptConfig
-from difftori_isaac.trajopt.kernels.latent import latent_cost, latent_cost_and_gradient, latent_rollout
+from difftori_isaac.trajopt.kernels.latent import _Simulation, latent_cost, latent_cost_and_gradient, latent_rollout
 from difftori_isaac.trajopt.layer import TrajOptLayer
 from difftori_isaac.trajopt.linearize import linearize
 from difftori_isaac.trajopt.objectives import pose
@@ -151,6 +153,21 @@ def test_plans_and_their_gradients_equal_those_of_torch(changes):
         results.append([solution.actions, solution.cost, *grads])
     for theirs, ours in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_rollouts_are_freed(backward):
+    def num_held():
+        gc.collect()
+        return sum(type(thing) is _Simulation for thing in gc.get_objects())
+
+    before = num_held()
+    outputs = latent_rollout(*make())
+    assert num_held() == before + 1
+    if backward:
+        sum(output.sum() for output in outputs).backward()
+    del outputs
+    assert num_held() == before
 
 
 def test_notices_a_parameter_changed_before_the_backward_pass():

@@ -150,7 +150,8 @@ class _Rollout(torch.autograd.Function):
         ctx.simulation = _Simulation(networks, z0, actions, keep=True)
         ctx.simulation.run(forward=True)
         ctx.save_for_backward(*parameters)
-        return ctx.simulation.states.clone(), ctx.simulation.stage, ctx.simulation.terminal
+        # Outputs hold ctx: what ctx holds, and were one itself, would never be freed.
+        return ctx.simulation.states.clone(), ctx.simulation.stage.clone(), ctx.simulation.terminal.clone()
 
     @staticmethod
     @once_differentiable
