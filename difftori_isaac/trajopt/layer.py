@@ -44,13 +44,9 @@ class TrajOptLayer:
             warm_start: First guess, of the shape of ``prior``; the prior plan if not given.
 
         Raises:
-            ValueError: If a shape, the model or the number of bounds does not fit.
+            ValueError: If a shape or type, the model or the number of bounds does not fit.
         """
-        if prior.ndim != 3 or prior.shape[:2] != (z0.shape[0], self.config.horizon):
-            raise ValueError(
-                f"the prior plan has shape {tuple(prior.shape)}; "
-                f"allowed: (num_envs, horizon, action_dim) = ({z0.shape[0]}, {self.config.horizon}, any)"
-            )
+        _check(z0, prior, warm_start, self.config.horizon)
         differentiable = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
         differentiable &= self.config.train_through_plan
         with torch.inference_mode(False), torch.set_grad_enabled(differentiable):
@@ -89,6 +85,29 @@ class TrajOptLayer:
         cost = cost.masked_fill(~finite, torch.nan)
         step_norm = result.step_norm.masked_fill(failed, torch.nan)
         return TrajOptSolution(actions, shift, cost, step_norm, result.iterations, status)
+
+
+def _check(z0: torch.Tensor, prior: torch.Tensor, warm_start: torch.Tensor | None, horizon: int) -> None:
+    if z0.ndim != 2 or not z0.is_floating_point():
+        raise ValueError(
+            f"the initial states have shape {tuple(z0.shape)} and are {z0.dtype}; "
+            "allowed: (num_envs, state_dim), floating point"
+        )
+    if prior.ndim != 3 or prior.shape[:2] != (z0.shape[0], horizon):
+        raise ValueError(
+            f"the prior plan has shape {tuple(prior.shape)}; "
+            f"allowed: (num_envs, horizon, action_dim) = ({z0.shape[0]}, {horizon}, any)"
+        )
+    if warm_start is not None and warm_start.shape != prior.shape:
+        raise ValueError(
+            f"the warm start has shape {tuple(warm_start.shape)}; allowed: that of the prior plan, {tuple(prior.shape)}"
+        )
+    for name, plan in (("prior plan", prior), ("warm start", prior if warm_start is None else warm_start)):
+        if (plan.dtype, plan.device) != (z0.dtype, z0.device):
+            raise ValueError(
+                f"the {name} is {plan.dtype} on {plan.device}; "
+                f"allowed: what the initial states are, {z0.dtype} on {z0.device}"
+            )
 
 
 def _nothing(problem: TrajOptProblem, guess: torch.Tensor) -> SolverResult:

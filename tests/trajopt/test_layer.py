@@ -247,10 +247,25 @@ def test_bad_settings_name_what_is_allowed(changes, message):
         make_layer(**changes)
 
 
-def test_prior_of_the_wrong_shape_is_refused(make_problem):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prior": (5, 7, 2)}, r"prior plan has shape \(5, 7, 2\); allowed: .* = \(5, 3, any\)"),
+        ({"z0": (5,)}, r"initial states have shape \(5,\) .*; allowed: \(num_envs, state_dim\), floating point"),
+        ({"z0": torch.int64}, r"initial states have shape \(5, 4\) and are torch.int64; allowed: .* floating point"),
+        ({"warm_start": (1, 3, 2)}, r"warm start has shape \(1, 3, 2\); allowed: .* prior plan, \(5, 3, 2\)"),
+        ({"prior": torch.float32}, "prior plan is torch.float32 on cpu; allowed: .*, torch.float64 on cpu"),
+        ({"prior": torch.device("meta")}, "prior plan is torch.float64 on meta; allowed: .*, torch.float64 on cpu"),
+        ({"warm_start": torch.float32}, "warm start is torch.float32 on cpu; allowed: .*, torch.float64 on cpu"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(make_problem, change, message):
     model, z0, prior = make_problem()
-    with pytest.raises(ValueError, match="allowed: \\(num_envs, horizon, action_dim\\)"):
-        make_layer(horizon=7)(model, z0, prior)
+    tensors = {"z0": z0, "prior": prior, "warm_start": prior}
+    for name, to in change.items():
+        tensors[name] = torch.zeros(to, dtype=z0.dtype) if isinstance(to, tuple) else tensors[name].to(to)
+    with pytest.raises(ValueError, match=message):
+        make_layer()(model, **tensors)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
