@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import inf, isinf
+from numbers import Real
 from typing import Annotated
 
 import torch
@@ -27,7 +28,7 @@ def check(low: Bound, high: Bound) -> None:
     """
     lows, highs = entries(low, -inf), entries(high, inf)
     for name, bound, values, beyond in (("action_low", low, lows, inf), ("action_high", high, highs, -inf)):
-        if any(value != value or value == beyond for value in values):
+        if not all(isinstance(value, Real) and value == value != beyond for value in values):
             raise ValueError(
                 f"trajopt.{name} is {bound}; allowed: null, a number, or a list with one of these per action component"
             )

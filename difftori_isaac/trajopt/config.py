@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from math import isfinite
+from numbers import Integral
 from typing import Literal, get_args
 
 from difftori_isaac.trajopt import bounds
@@ -27,6 +28,11 @@ _SOLVERS = {
     "return": ("gauss_newton", "mppi"),
     "return_residual": ("gauss_newton", "theseus"),
 }
+
+
+def _check_integer(name: str, value: object, low: int) -> None:
+    if not isinstance(value, Integral) or value < low:
+        raise ValueError(f"trajopt.{name} is {value!r}; allowed: an integer of at least {low}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +65,7 @@ class MppiConfig:
 
     def __post_init__(self) -> None:
         for name, low in (("num_samples", 2), ("num_elites", 1), ("seed", 0), ("max_batch", 1)):
-            if getattr(self, name) < low:
-                raise ValueError(f"trajopt.mppi.{name} is {getattr(self, name)}; allowed: an integer of at least {low}")
+            _check_integer(f"mppi.{name}", getattr(self, name), low)
         if self.num_elites > self.num_samples:
             raise ValueError(
                 f"trajopt.mppi.num_elites is {self.num_elites}; allowed: at most "
@@ -140,8 +145,9 @@ class TrajOptConfig:
 
     def __post_init__(self) -> None:
         for name in ("action_low", "action_high"):
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+            bound = getattr(self, name)
+            bound = bound.tolist() if hasattr(bound, "tolist") else bound  # of NumPy, or a tensor
+            object.__setattr__(self, name, tuple(bound) if isinstance(bound, list) else bound)
         if isinstance(self.mppi, dict):
             object.__setattr__(self, "mppi", MppiConfig(**self.mppi))
         for name, allowed in _NAMES.items():
@@ -153,8 +159,7 @@ class TrajOptConfig:
                 f"allowed: trajopt.solver={' or trajopt.solver='.join(_SOLVERS[self.objective])}"
             )
         for name in ("horizon", "iterations", "hessian_every", "backward_iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"trajopt.{name} is {getattr(self, name)}; allowed: an integer of at least 1")
+            _check_integer(name, getattr(self, name), 1)
         for name in ("damping", "tolerance", "prior_weight", "dlm_epsilon"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"trajopt.{name} is {getattr(self, name)}; allowed: a finite number above 0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf, nan
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,6 +58,15 @@ def test_equal_entries_are_one_number(make_problem):
     problem = make_problem(action_dim=3)
     one, each = solve(problem, -0.2, 0.3), solve(problem, (-0.2,) * 3, [0.3, 0.3, 0.3])
     assert torch.equal(one.actions, each.actions)
+
+
+def test_arrays_are_lists_and_what_is_no_number_is_refused(make_problem):
+    problem = make_problem(action_dim=3)
+    arrays = solve(problem, np.full(3, -0.2), torch.full((3,), 0.25))
+    assert torch.equal(arrays.actions, solve(problem, np.float64(-0.2), [0.25] * 3).actions)
+    for bound in (np.zeros((2, 3)), "low", ("0.1",) * 3):
+        with pytest.raises(ValueError, match=r"trajopt.action_low is .*; allowed: null, a number, or a list with one"):
+            TrajOptConfig(action_low=bound)
 
 
 @pytest.mark.parametrize("solver", ["gauss_newton", "theseus"])
