@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
+import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -92,6 +95,21 @@ def test_a_system_is_planned_with_its_warp_dynamics_alone():
     model = AnalyticModel(reference.system, values).double()
     torch.testing.assert_close(model.next(z, actions[:, 0]), reference.next(z, actions[:, 0]), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(model.outputs(z), reference.outputs(z), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("system", [Pendulum, PlanarReacher])
+def test_models_can_be_saved_whole(system):
+    model, z0, actions = make(system, goal=0.5)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for loaded in (torch.load(file, weights_only=False), pickle.loads(pickle.dumps(model))):
+        assert (loaded.system.step, loaded.system.outputs) == (model.system.step, model.system.outputs)
+        states = [rollout(m.system, z0, actions, m.physical()).states for m in (loaded, model)]
+        assert torch.equal(*states) and torch.equal(loaded.goal, model.goal)
+    elsewhere = replace(model.system, step=lambda z, a, p: z)
+    with pytest.raises(pickle.PicklingError, match=r"<lambda> cannot be pickled; allowed: one of that name in "):
+        pickle.dumps(elsewhere)
 
 
 def test_copies_of_a_model_share_its_kernels():

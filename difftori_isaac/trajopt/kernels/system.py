@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pickle import PicklingError
 from typing import Any
 
 
@@ -42,6 +44,12 @@ class WarpSystem:
     def __deepcopy__(self, memo: dict[int, Any]) -> WarpSystem:
         return self  # copies of a model share its kernels
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A Warp function cannot be pickled; its name can."""
+        settings = {field.name: getattr(self, field.name) for field in fields(self)}
+        names = {name: _name(settings.pop(name)) for name in ("step", "outputs")}
+        return _named, (settings, names)
+
     @property
     def output_dim(self) -> int:
         """Components of ``y``."""
@@ -51,3 +59,20 @@ class WarpSystem:
     def num_params(self) -> int:
         """Components of ``p``: the physical parameters and the time step."""
         return len(self.parameters) + 1
+
+
+def _name(function: Any) -> tuple[str, str] | None:
+    """Module and name that a Warp function is found by."""
+    if function is None:
+        return None
+    python = getattr(function, "func", function)
+    module, name = python.__module__, python.__qualname__
+    if getattr(import_module(module), name, None) is not function:
+        raise PicklingError(f"the Warp function {name} cannot be pickled; allowed: one of that name in {module}")
+    return module, name
+
+
+def _named(settings: dict[str, Any], names: dict[str, tuple[str, str] | None]) -> WarpSystem:
+    """The system whose functions have these names."""
+    functions: dict[str, Any] = {key: name and getattr(import_module(name[0]), name[1]) for key, name in names.items()}
+    return WarpSystem(**settings, **functions)
