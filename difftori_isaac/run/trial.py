@@ -134,10 +134,11 @@ class Trial:
                 return record
             print(f"{name}: started, {log}", flush=True)
             began, status, reason = time.monotonic(), "stopped", ""
+            told = log.stat().st_size if log.exists() else 0
             try:
                 code = _train(self._arguments(overrides, run_dir, number), log)
                 if code != 0:
-                    status, reason = "failed", _last_words(log) or f"exit code {code}"
+                    status, reason = "failed", _last_words(log, told) or f"exit code {code}"
                 elif is_finished(run_dir, [*self.fixed, *overrides]):
                     status = "finished"
             finally:
@@ -250,8 +251,9 @@ def _num_gpus() -> int:
     return 0 if "SLURM_JOB_ID" in os.environ else torch.cuda.device_count()
 
 
-def _last_words(log: Path) -> str:
-    """The last error in a trial's output, or else its last line."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+def _last_words(log: Path, start: int) -> str:
+    """The last error in a trial's output, or else its last line, behind the first ``start`` bytes of earlier tries."""
+    text = log.read_bytes()[start:].decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     return (errors or lines or [""])[-1].removeprefix("error: ")

@@ -186,6 +186,20 @@ def test_a_search_maximises_the_return(in_tmp_path: Path, make_checkpoint, capsy
     assert best["best_value"] == 9.0 and [str(value) for value in best["best_params"].values()] == ["2"]
 
 
+def test_a_trial_that_fails_again_says_why_this_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tries = iter(["error: the disk is full\n", "Traceback (most recent call last):\nMemoryError: résumé\n", ""])
+
+    def fail(arguments, log: Path) -> int:
+        with log.open("a") as file:
+            file.write(next(tries))
+        return 1
+
+    monkeypatch.setattr("difftori_isaac.run.trial._train", fail)
+    trial = Trial(tmp_path, ("task=Cartpole",), "last")
+    reasons = [trial.run(["seed=1"], 0).reason for _ in range(3)]
+    assert reasons == ["the disk is full", "MemoryError: résumé", "exit code 1"]
+
+
 def test_a_trial_without_a_checkpoint_begins_anew_and_one_with_resumes(tmp_path: Path, make_checkpoint):
     trial = Trial(tmp_path, ("task=Cartpole",), "last")
     run_dir = tmp_path / "seed=1"
