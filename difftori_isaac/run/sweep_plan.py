@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import with_config
 
@@ -173,6 +175,25 @@ def _compose_hydra(overrides: Sequence[str]) -> Any:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return hydra_compose("sweep", overrides=list(overrides), return_hydra_config=True).hydra
     except (HydraException, OmegaConfBaseException) as error:
+        if found := re.match(r"Could not override '(hydra\.[\w.]+)'", str(error)):
+            raise ConfigError(_unknown_to_hydra(found[1], overrides)) from None
         text = " ".join(str(error).split()).partition(" Config search path")[0]
         extra = "; launchers and sweepers beside Hydra's own come with the extra: pip install 'difftori-isaac[sweep]'"
         raise ConfigError(text + extra * ("hydra/launcher" in text or "hydra/sweeper" in text)) from None
+
+
+def _unknown_to_hydra(key: str, overrides: Sequence[str]) -> str:
+    """One line about a key of Hydra's that the chosen launcher and sweeper do not have, with those that there are."""
+    variants = [item for item in overrides if "." not in item.partition("=")[0]]
+    section, there = "hydra", _compose_hydra(variants)
+    for name in key.split(".")[1:-1]:
+        if not isinstance(there.get(name), DictConfig):
+            break
+        section, there = f"{section}.{name}", there[name]
+    names = ", ".join(name for name in map(str, there) if not name.startswith("_")) or "none"
+    group = key.split(".")[1]
+    given = next((item for item in variants if item.startswith((f"hydra/{group}=", f"{group}="))), None)
+    if given is None:
+        return f"unknown key {key!r}; keys of {section}: {names}"
+    others = " or ".join(name for name in group_options(group) if name != given.partition("=")[2])
+    return f"unknown key {key!r}; keys of {section} with {given}: {names}; other keys with {group}={others}"
