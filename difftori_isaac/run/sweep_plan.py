@@ -141,6 +141,8 @@ def check(plan: Plan) -> list[list[str]]:
     for trial in {tuple(item for item in trial if not item.startswith("seed=")): None for trial in trials}:
         # with a device that is here: the trial's may be on another machine
         config, _ = configure(parse([*plan.fixed, *trial, "device=cpu"], TrainConfig))
+        if config.distributed:
+            raise ConfigError("distributed is true, but with -m every trial is one process; allowed: distributed=false")
         environments[config.task, config.env_overrides] = None
     for task, env_overrides in environments:
         try:

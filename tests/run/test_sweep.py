@@ -58,6 +58,7 @@ REFUSED = {
     "task=Cartpole sweeper=optuna trajopt.horizon=0,3": "trajopt.horizon is 0",
     "task=Cartpole resume=latest": "resume is given, but with -m every trial has its own",
     "task=Cartpole run_dir=here": "allowed: sweep_dir=<directory>",
+    "task=Cartpole distributed=false,true": "distributed is true, but with -m every trial is one process; allowed: dis",
     "task=Cartpole launcher=pbs": "launcher is 'pbs'; allowed: joblib, local, slurm",
     "task=Cartpole sweeper=random": "sweeper is 'random'; allowed: grid, optuna",
     "task=Cartpole objective=worst": "objective is 'worst'; allowed: last, best",
