@@ -106,6 +106,8 @@ def load_task_defaults(task: str) -> dict[str, Any]:
         settings = open_simulator(name).load_task_defaults(name)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if (dotted := _dotted_key(settings)) is not None:
+        raise ConfigError(f"task {name} sets {dotted[0]!r} itself, a key with dots; allowed: {dotted[1]}")
     for section, types in VARIANTS.items():
         forms = [form().name for form in types]
         given = settings.get(section, {})
@@ -115,6 +117,18 @@ def load_task_defaults(task: str) -> dict[str, Any]:
                 f"{', '.join(forms)}"
             )
     return settings
+
+
+def _dotted_key(settings: Mapping[Any, Any]) -> tuple[str, str] | None:
+    """The first key with dots, ``a.b: 1``, and how it is written instead, ``a: {b: 1}``; None if there is none."""
+    for key, value in settings.items():
+        *sections, name = str(key).split(".")
+        if sections:
+            opened = "".join(f"{section}: {{" for section in sections)
+            return str(key), f"{opened}{name}: {value}{'}' * len(sections)}"
+        if isinstance(value, Mapping) and (found := _dotted_key(value)) is not None:
+            return found
+    return None
 
 
 def seed_everything(seed: int) -> None:

@@ -154,6 +154,11 @@ def own_settings(in_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (None, "my_defaults:own.yaml, which cannot be read ([Errno 2] No such file or directory"),
         ("trajopt: [", "my_defaults:own.yaml, which cannot be read (while parsing a flow node"),
         ("- trajopt", "my_defaults:own.yaml, which holds ['trajopt']; allowed: keys with values"),
+        (
+            "trajopt.horizon: 5",
+            "task Cartpole sets 'trajopt.horizon' itself, a key with dots; allowed: trajopt: {horizon: 5}",
+        ),
+        ("trajopt: {mppi.seed: 5}", "task Cartpole sets 'mppi.seed' itself, a key with dots; allowed: mppi: {seed: 5}"),
         ("learner: model_based", "task Cartpole sets learner to 'model_based' itself; allowed: keys with values"),
         ("learner: {name: model}", "and among them a name: ppo, model_based, imitation"),
     ],
