@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from difftori_isaac.world_models.encoder_config import EncoderConfig
+from difftori_isaac.world_models.encoder_config import EncoderConfig, check_activations
 
 _COEFS = ("consistency_coef", "reward_coef", "value_coef", "prior_coef")
 
@@ -107,6 +107,7 @@ class PPOConfig:
         check_at_least(self, "learner", 0, "value_loss_coef", "entropy_coef", "max_nonfinite_share", "plan_lr_scale")
         check_above_zero(self, "learner", "clip_param", "learning_rate", "desired_kl", "max_grad_norm", "init_std")
         check_from_0_to_1(self, "learner", "gamma", "lam")
+        check_activations(self, "learner", "activation")
         for name in ("actor_hidden_dims", "critic_hidden_dims"):
             if (dims := getattr(self, name)) is not None and min(dims, default=0) < 1:
                 raise ValueError(f"learner.{name} is {list(dims)}; allowed: widths of at least 1")

@@ -6,6 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+ACTIVATIONS = (
+    "elu",
+    "selu",
+    "relu",
+    "crelu",
+    "lrelu",
+    "tanh",
+    "sigmoid",
+    "softplus",
+    "gelu",
+    "swish",
+    "mish",
+    "identity",
+)
+"""Activations in rsl_rl's names, which it takes in upper case too."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
@@ -37,6 +53,7 @@ class EncoderConfig:
             value = getattr(self, name)
             if value is not None and (not value or min(value) < 1):
                 raise ValueError(f"encoders.{name} is {value}; allowed: one or more integers of at least 1")
+        check_activations(self, "encoders", "image_activation", "point_activation")
         if self.point_out_dim is not None and self.point_out_dim < 1:
             raise ValueError(
                 f"encoders.point_out_dim is {self.point_out_dim}; allowed: an integer of at least 1, or null"
@@ -63,3 +80,11 @@ class EncoderConfig:
             image_strides=self.image_strides or per_layer(cnn.get("stride") or 2),
             image_activation=self.image_activation or cnn.get("activation") or "relu",
         )
+
+
+def check_activations(config: object, section: str, *names: str) -> None:
+    """Raise a ValueError if a setting is no activation of rsl_rl's."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value.lower() not in ACTIVATIONS:
+            raise ValueError(f"{section}.{name} is {value!r}; allowed: {', '.join(ACTIVATIONS)}")

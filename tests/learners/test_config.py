@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from difftori_isaac.learners.config import ModelLossConfig, PPOConfig
+from difftori_isaac.world_models.encoder_config import ACTIVATIONS
 
 
 def test_the_user_comes_before_the_task_and_the_task_before_the_defaults():
@@ -36,6 +37,7 @@ def test_a_task_without_settings_gets_defaults():
             lambda: PPOConfig(actor_hidden_dims=(8, 0)),
             "learner.actor_hidden_dims is [8, 0]; allowed: widths of at least 1",
         ),
+        (lambda: PPOConfig(activation="foo"), f"learner.activation is 'foo'; allowed: {', '.join(ACTIVATIONS)}"),
         (lambda: PPOConfig(gamma=1.1), "learner.gamma is 1.1; allowed: a number from 0 to 1"),
         (lambda: PPOConfig(init_std=0.0), "learner.init_std is 0.0; allowed: above 0"),
         (lambda: ModelLossConfig(num_updates=-1), "learner.model_losses.num_updates is -1; allowed: at least 0"),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rsl_rl.utils import resolve_nn_activation
 from tensordict import TensorDict
 
-from difftori_isaac.world_models.encoder_config import EncoderConfig
+from difftori_isaac.world_models.encoder_config import ACTIVATIONS, EncoderConfig
 from difftori_isaac.world_models.encoders import GroupEncoders, ImageEncoder, PointNet, random_shift
 
 CONFIG = EncoderConfig(image_channels=(4, 5), image_kernels=(5, 3), image_strides=(2, 2), point_dims=(8, 6))
@@ -95,9 +97,18 @@ def test_the_task_s_cnn_fills_what_is_not_set():
     assert EncoderConfig().filled_from({}).image_channels == (16, 32, 32)
 
 
+def test_activations_are_those_of_rsl_rl():
+    with pytest.raises(ValueError, match=re.escape(str(list(ACTIVATIONS)))):
+        resolve_nn_activation("foo")
+    EncoderConfig(image_activation="ReLU", point_activation="ELU")
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"encoders.image_channels has 2, encoders.image_kernels has 1 entries"):
         EncoderConfig(image_channels=(4, 4), image_kernels=(3,))
+    for name in ("image_activation", "point_activation"):
+        with pytest.raises(ValueError, match=rf"encoders.{name} is 'foo'; allowed: elu, selu, .*, identity$"):
+            EncoderConfig(**{name: "foo"})
     with pytest.raises(ValueError, match=r"encoders.point_dims is \(\); allowed"):
         EncoderConfig(point_dims=())
     with pytest.raises(ValueError, match=r"encoders.point_out_dim is 0; allowed: an integer of at least 1, or null"):
