@@ -18,7 +18,10 @@ _LATENT = "latent"
 
 
 class ModelStep:
-    """Takes optimizer steps on the model losses."""
+    """Takes optimizer steps on the model losses.
+
+    With several processes, the gradient is the mean of theirs: each weighs the same, however many of its steps count.
+    """
 
     def __init__(self, actor: TrajOptActor, config: ModelLossConfig, *, max_grad_norm: float) -> None:
         """Build the optimizer.
