@@ -242,7 +242,7 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """See :class:`VecEnv`; ``log`` is what Isaac Lab logged."""
-        env = self.unwrapped
+        env: Any = self.unwrapped
         env.extras.pop("final_obs", None)
         env.extras["log"] = {}
         with newest_frames(getattr(env, "observation_manager", None)):
@@ -258,7 +258,7 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
             obs = _replace_rows(obs, nonfinite, self._restart(nonfinite))
             env.obs_buf = obs.to_dict()
         if "time_outs" in extras:
-            extras["time_outs"] = extras["time_outs"] & ~nonfinite
+            extras["time_outs"] = extras["time_outs"] & ~env.reset_terminated & ~nonfinite
         extras["nonfinite"] = nonfinite
         return obs, rewards.masked_fill(nonfinite, 0.0), dones.masked_fill(nonfinite, 1), extras
 

@@ -54,7 +54,7 @@ class VecEnv(rsl_rl.env.VecEnv):
         """Advances every environment by one control step and restarts those whose episode ends.
 
         An environment whose observation or reward is not finite gets the reward 0, is done (and not timed out) and is
-        restarted; the others do not notice.
+        restarted; the others do not notice. An episode that fails in its last step is not timed out.
 
         Args:
             actions: Shape (num_envs, num_actions).

@@ -151,6 +151,11 @@ def test_episodes_end_together_and_are_reported_once():
             if ended:
                 assert extras["final_obs"]["policy"].shape == (4, 4)
                 assert not torch.equal(extras["final_obs"]["policy"], obs["policy"])
+        env.unwrapped.cfg.max_cart_pos = -1.0
+        env.episode_length_buf = torch.tensor([0, 0, 29, 29])
+        _, _, dones, extras = env.step(actions)
+        assert env.unwrapped.reset_time_outs.tolist() == [False, False, True, True]
+        assert dones.all() and not extras["time_outs"].any(), "a failure at the time limit is none of its time-outs"
 
 
 def test_curriculum_continues_from_a_saved_state():
