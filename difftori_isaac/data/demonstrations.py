@@ -136,11 +136,14 @@ def _read_one(demo: Any, where: str, groups: Sequence[str]) -> Demonstration:
     lengths = {name: len(tensor) for name, tensor in {**obs, "actions": actions, **others}.items()}
     if len(set(lengths.values())) > 1 or len(actions) == 0:
         raise ValueError(f"{where} has different or no samples: {lengths}; allowed: as many of each, at least one")
+    rewards = others.get("rewards")
+    if rewards is not None and rewards.shape[1:] not in ((), (1,)):
+        raise ValueError(f"{where}, rewards is of shape {tuple(rewards.shape)}; allowed: ({len(actions)},)")
     executed = others.get(_EXECUTED)
     if executed is not None and executed.shape != actions.shape:
         shapes = f"{tuple(executed.shape)}; allowed: {tuple(actions.shape)}, that of actions"
         raise ValueError(f"{where}, {_EXECUTED} is of shape {shapes}")
-    return Demonstration(obs, actions, others.get("rewards"), executed)
+    return Demonstration(obs, actions, None if rewards is None else rewards.flatten(), executed)
 
 
 def _is_group(node: Any) -> bool:

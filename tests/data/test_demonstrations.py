@@ -53,6 +53,13 @@ def test_executed_actions_are_written_beside_the_others(tmp_path):
         read(tmp_path / "demos.hdf5", ["policy"])
 
 
+def test_rewards_may_be_a_column(tmp_path):
+    demo = make_demo(4)
+    write(tmp_path / "demos.hdf5", [demo._replace(rewards=demo.rewards[:, None])])
+    (found,) = read(tmp_path / "demos.hdf5", ["policy"])
+    assert torch.equal(found.rewards, demo.rewards)
+
+
 def test_files_have_what_robomimic_asks_for(tmp_path):
     write(tmp_path / "demos.hdf5", [make_demo(4), make_demo(3)])
     with h5py.File(tmp_path / "demos.hdf5") as file:
@@ -113,6 +120,10 @@ def replace(group: h5py.Group, name: str, value) -> None:
         (lambda demo: demo["obs"].pop("policy"), "demo_0 has no observation group policy; it has: pixels"),
         (lambda demo: demo["actions"].__setitem__((1, 1), np.nan), "demo_0, actions is not finite everywhere"),
         (lambda demo: replace(demo, "rewards", np.zeros(3)), "demo_0 has different or no samples"),
+        (
+            lambda demo: replace(demo, "rewards", np.zeros((4, 2))),
+            r"demo_0, rewards is of shape \(4, 2\); allowed: \(4,\)",
+        ),
     ],
 )
 def test_bad_demonstrations_are_refused(tmp_path, damage, message):
