@@ -28,7 +28,7 @@ class Demonstration(NamedTuple):
     """One episode, without the observation behind its last action."""
 
     obs: dict[str, torch.Tensor]
-    """Observation groups, each of shape (num_samples, ...)."""
+    """Observation groups, each of shape (num_samples, ...): float32, but for images of uint8."""
     actions: torch.Tensor
     """Shape (num_samples, num_actions)."""
     rewards: torch.Tensor | None
@@ -157,7 +157,8 @@ def _tensor(dataset: Any, what: str) -> torch.Tensor:
         found = f"of type {dataset.dtype} and shape {dataset.shape}"
         raise ValueError(f"{what} is {found}; allowed: numbers of shape (num_samples, ...)")
     array = dataset[()]
-    tensor = torch.from_numpy(array if array.dtype == np.uint8 else array.astype(np.float32))
+    is_images = array.dtype == np.uint8 and array.ndim > 3
+    tensor = torch.from_numpy(array if is_images else array.astype(np.float32))
     if not tensor.isfinite().all():
         raise ValueError(f"{what} is not finite everywhere; allowed: demonstrations without NaN and Inf")
     return tensor

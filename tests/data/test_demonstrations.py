@@ -60,6 +60,20 @@ def test_rewards_may_be_a_column(tmp_path):
     assert torch.equal(found.rewards, demo.rewards)
 
 
+def test_numbers_are_float32_but_for_images(tmp_path):
+    path = tmp_path / "demos.hdf5"
+    write(path, [make_demo(4)])
+    with h5py.File(path, "a") as file:
+        demo = file["data/demo_0"]
+        for name in ("rewards", "actions", "executed_actions", "obs/policy", "obs/cloud"):
+            demo.pop(name, None)
+            demo[name] = np.full({"rewards": 4, "obs/cloud": (4, 5, 3)}.get(name, (4, 2)), 200, np.uint8)
+    (found,) = read(path, ["policy", "cloud", "pixels"])
+    numbers = (found.rewards, found.actions, found.executed, found.obs["policy"], found.obs["cloud"])
+    assert all(tensor.dtype == torch.float32 and (tensor == 200.0).all() for tensor in numbers)
+    assert found.obs["pixels"].dtype == torch.uint8
+
+
 def test_files_have_what_robomimic_asks_for(tmp_path):
     write(tmp_path / "demos.hdf5", [make_demo(4), make_demo(3)])
     with h5py.File(tmp_path / "demos.hdf5") as file:
