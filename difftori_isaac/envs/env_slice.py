@@ -113,6 +113,7 @@ class EnvSlice:
 
     def _restart(self, index: int, seed: int | None = None) -> None:
         obs, _ = self._envs[index].reset(seed=seed)
+        obs = self._as_stored(obs)
         if not _finite(obs):
             raise ValueError("an episode begins with an observation that is not finite")
         self._write("obs", index, obs)
@@ -121,6 +122,7 @@ class EnvSlice:
     def _step(self, index: int) -> None:
         data = self.data
         obs, reward, terminated, truncated, info = self._envs[index].step(data["actions"][index])
+        obs, reward = self._as_stored(obs), _as_type(reward, np.dtype(np.float32))
         nonfinite = not (math.isfinite(reward) and _finite(obs))
         data["ages"][index] += 1
         truncated = not terminated and (truncated or data["ages"][index] >= self._recipe.max_episode_length)
@@ -136,9 +138,18 @@ class EnvSlice:
         else:
             self._write("obs", index, obs)
 
+    def _as_stored(self, obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The observations in the types of the rows, where numbers that are too large become infinite."""
+        return {group: _as_type(value, self.data.dtype["obs"][group].base) for group, value in obs.items()}
+
     def _write(self, field: str, index: int, obs: dict[str, np.ndarray]) -> None:
         for group, value in obs.items():
             self.data[field][group][index] = value
+
+
+def _as_type(value: Any, dtype: np.dtype) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return np.asarray(value).astype(dtype, copy=False)
 
 
 def _finite(obs: dict[str, np.ndarray]) -> bool:

@@ -7,7 +7,9 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
-NOTHING, END, NAN_REWARD, NAN_OBS, RAISE, DIE = range(6)
+NOTHING, END, NAN_REWARD, NAN_OBS, HUGE_REWARD, HUGE_OBS, RAISE, DIE = range(8)
+HUGE = 1e39
+"""Finite, but not in float32."""
 
 
 class HandMadeEnv(gymnasium.Env[Any, np.ndarray]):
@@ -30,8 +32,9 @@ class HandMadeEnv(gymnasium.Env[Any, np.ndarray]):
             raise KeyError("no such\nthing")
         if what == DIE:
             os._exit(3)
-        obs = np.full(2, np.nan) if what == NAN_OBS else self.state
-        return {"policy": obs}, np.nan if what == NAN_REWARD else 1.0, what == END, False, {"success": what != END}
+        obs = np.full(2, {NAN_OBS: np.nan, HUGE_OBS: HUGE}[what]) if what in (NAN_OBS, HUGE_OBS) else self.state
+        reward = {NAN_REWARD: np.nan, HUGE_REWARD: HUGE}.get(what, 1.0)
+        return {"policy": obs}, reward, what == END, False, {"success": what != END}
 
     def render(self):
         return np.full((4, 6, 3), 7, np.uint8)

@@ -71,12 +71,14 @@ def test_episodes_end_at_the_time_limit(num_envs, limit, steps):
                 starts = obs["policy"][:, 0]
 
 
+@pytest.mark.parametrize("kind", ["NAN", "HUGE"])
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_what_is_not_finite_stays_in_its_environment(hand_made, pool, num_workers):
+def test_what_is_not_finite_stays_in_its_environment(hand_made, pool, num_workers, kind):
     env = pool if num_workers == 2 else make()
     env.reset()
     start = env.get_observations()["policy"][:, 0]
-    obs, rewards, dones, extras = act(env, e0=hand_made.NAN_OBS, e1=hand_made.NAN_REWARD, e3=hand_made.END)
+    spoilt_obs, spoilt_reward = getattr(hand_made, f"{kind}_OBS"), getattr(hand_made, f"{kind}_REWARD")
+    obs, rewards, dones, extras = act(env, e0=spoilt_obs, e1=spoilt_reward, e3=hand_made.END)
     assert extras["nonfinite"].tolist() == [True, True, False, False, False]
     assert rewards.tolist() == [0.0, 0.0, 1.0, 1.0, 1.0]
     assert dones.tolist() == [1, 1, 0, 1, 0]
