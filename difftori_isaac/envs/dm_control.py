@@ -73,6 +73,7 @@ def make_env(
             frame=(video.width, video.height),
         ),
         max_episode_length=-(-settings.episode_steps // action_repeat),
+        clip_actions=1.0,
     )
     return GymnasiumVecEnv(
         recipe,

@@ -25,6 +25,8 @@ class Recipe:
     pickled."""
     max_episode_length: int
     """Age at which an episode is truncated [steps]."""
+    clip_actions: float | None = None
+    """Magnitude that the environment clips actions to; None if it does not."""
 
 
 class Envs(Protocol):

@@ -37,7 +37,7 @@ class GymnasiumVecEnv(VecEnv):
             SimulatorError: An environment cannot be made or reset.
         """
         self.num_envs, self.device, self.cfg = num_envs, device, dict(cfg)
-        self.max_episode_length = recipe.max_episode_length
+        self.max_episode_length, self.clip_actions = recipe.max_episode_length, recipe.clip_actions
         num_workers = num_workers or min(num_envs, len(os.sched_getaffinity(0)))
         local = num_workers == 1
         self._envs: Envs = (

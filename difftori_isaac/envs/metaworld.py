@@ -66,6 +66,7 @@ def make_env(
             num_points=settings.num_points,
         ),
         max_episode_length=settings.episode_steps,
+        clip_actions=1.0,
     )
     return GymnasiumVecEnv(
         recipe,

@@ -33,6 +33,9 @@ class VecEnv(rsl_rl.env.VecEnv):
     ``policy``, float32, is what a policy sees unless it asks for other groups.
     """
 
+    clip_actions: float | None
+    """Magnitude that actions are clipped to before they are executed; None if they are not."""
+
     @property
     @abstractmethod
     def step_dt(self) -> float:

@@ -78,6 +78,8 @@ def _episodes(config: CollectConfig, env: VecEnv, policy: rollout.Policy) -> Ite
             actions = policy(obs)
             noise = config.action_noise * torch.randn_like(actions) if config.action_noise else 0.0
             executed = actions + noise
+            if env.clip_actions is not None:
+                executed = executed.clamp(-env.clip_actions, env.clip_actions)
             following, rewards, dones, extras = env.step(executed)
         row, (action, done, reward) = obs.clone().cpu(), (x.clone().cpu() for x in (actions, executed, rewards))
         bad, obs = extras["nonfinite"].tolist(), following

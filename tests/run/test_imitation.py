@@ -158,7 +158,7 @@ def test_episodes_that_are_not_finite_are_no_demonstrations(
 
 
 def test_noise_is_executed_and_not_demonstrated(in_tmp_path: Path):
-    for noise in ("0", "0.3"):
+    for noise in ("0", "0.3", "3"):
         asked = ("policy=zero", "num_demos=2", f"action_noise={noise}", f"output={noise}.hdf5")
         assert collect_demos([*CART, *asked]) == 0
     with h5py.File("0.hdf5") as still, h5py.File("0.3.hdf5") as moved:
@@ -168,6 +168,8 @@ def test_noise_is_executed_and_not_demonstrated(in_tmp_path: Path):
         assert "executed_actions" not in still["data/demo_0"] and executed.shape == actions.shape
     assert (actions == 0).all() and (other_actions == 0).all() and 0.1 < executed.std() < 0.6
     assert (obs[0] == other_obs[0]).all() and abs(obs - other_obs).max() > 0.01
+    with h5py.File("3.hdf5") as clipped:
+        assert abs(clipped["data/demo_0/executed_actions"][()]).max() == 1.0, "what the environment clips to"
 
 
 def test_bad_input_is_one_line(in_tmp_path: Path, capsys: pytest.CaptureFixture):
