@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Sequence
 from itertools import pairwise
@@ -24,7 +25,7 @@ from difftori_isaac.envs.errors import SimulatorError
 
 _CODE = "import sys; from difftori_isaac.envs.worker_pool import serve; serve(int(sys.argv[1]), int(sys.argv[2]))"
 _PATIENCE_S = 5.0
-"""How long a process may take to end before it is killed [s]."""
+"""How long the processes may take to end, all together, before they are killed [s]."""
 
 
 class _Worker(NamedTuple):
@@ -119,9 +120,10 @@ def _start(memory: int, indices: range) -> _Worker:
 def _stop(workers: Sequence[_Worker]) -> None:
     for worker in workers:
         worker.pipe.close()
+    deadline = time.monotonic() + _PATIENCE_S
     for worker in workers:
         try:
-            worker.process.wait(_PATIENCE_S)
+            worker.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             worker.process.kill()
             worker.process.wait()

@@ -1,13 +1,14 @@
 """An environment that does harm when told to. Imported by name, so that processes can make it too."""
 
 import os
+import time
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
-NOTHING, END, NAN_REWARD, NAN_OBS, HUGE_REWARD, HUGE_OBS, RAISE, DIE = range(8)
+NOTHING, END, NAN_REWARD, NAN_OBS, HUGE_REWARD, HUGE_OBS, RAISE, DIE, WAIT = range(9)
 HUGE = 1e39
 """Finite, but not in float32."""
 
@@ -30,6 +31,8 @@ class HandMadeEnv(gymnasium.Env[Any, np.ndarray]):
         what = int(action[0])
         if what == RAISE:
             raise KeyError("no such\nthing")
+        if what == WAIT:
+            time.sleep(60)
         if what == DIE:
             os._exit(3)
         obs = np.full(2, {NAN_OBS: np.nan, HUGE_OBS: HUGE}[what]) if what in (NAN_OBS, HUGE_OBS) else self.state

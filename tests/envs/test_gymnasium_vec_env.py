@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from difftori_isaac.envs.env_slice import Recipe
 from difftori_isaac.envs.errors import SimulatorError
 from difftori_isaac.envs.gymnasium_vec_env import GymnasiumVecEnv
+from difftori_isaac.envs.worker_pool import WorkerPool
 from difftori_isaac.run.config import EvaluateConfig
 from difftori_isaac.run.evaluate import run_episodes
 
@@ -160,6 +161,20 @@ def test_a_failing_environment_ends_all_with_one_line(hand_made, num_workers, co
         with pytest.raises(SimulatorError):
             act(env)
     env.close()
+
+
+def test_busy_workers_are_waited_for_together(hand_made, monkeypatch):
+    patience, num_workers = 0.5, 4
+    monkeypatch.setattr("difftori_isaac.envs.worker_pool._PATIENCE_S", patience)
+    pool = make(num_workers)._envs
+    assert isinstance(pool, WorkerPool)
+    pool.data["actions"] = hand_made.WAIT
+    for worker in pool._workers:
+        worker.pipe.send(("step", ()))
+    start = time.monotonic()
+    pool.close()
+    assert patience <= time.monotonic() - start < num_workers * patience
+    assert all(worker.process.returncode == -signal.SIGKILL for worker in pool._workers)
 
 
 def test_workers_leave_signals_to_the_parent(pool):
