@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from importlib.resources import files
-from pkgutil import resolve_name
 from typing import Any
 
 import gymnasium
@@ -21,6 +20,7 @@ from tensordict import TensorDict
 
 from difftori_isaac.envs.assets import find_remote_assets, require_reachable
 from difftori_isaac.envs.camera import PinholeCamera
+from difftori_isaac.envs.entry_points import check_cfg_entry_point, load_entry_point
 from difftori_isaac.envs.histories import compute_with_first_frames, newest_frames
 from difftori_isaac.envs.registry import load_kwargs, resolve_task
 from difftori_isaac.envs.vec_env import Expert, VecEnv, VideoRequest
@@ -72,7 +72,7 @@ def make_env(
     cfg.seed = seed
     cfg.compute_final_obs = True
     load_plan_path(task_id)  # refused here, not by the first video
-    make_expert = _load_entry_point(task_id, "difftori_expert_entry_point")
+    make_expert = load_entry_point(task_id, "difftori_expert_entry_point")
     if video is not None:
         _add_camera(cfg, video)
     require_reachable(find_remote_assets(cfg, ground_plane=GroundPlaneCfg().usd_path))
@@ -99,9 +99,10 @@ def compose_env_cfg(task_id: str, overrides: Sequence[str] = ()) -> Any:
     Isaac Lab sets a misspelt key without a word; here each key must exist and keep its kind of value.
 
     Raises:
-        ValueError: An override is wrong.
+        ValueError: An override is wrong, or the task names no configuration that is there.
     """
     task_id = resolve_task(task_id).id
+    check_cfg_entry_point(task_id, "env_cfg_entry_point")
     applied = [override for override in overrides if override.split("=", 1)[0] in _SELECTORS]
     cfg = _resolve_cfg(task_id, applied)
     for override in overrides:
@@ -133,9 +134,15 @@ def check_overrides(task_id: str, overrides: Sequence[str]) -> None:
 
 
 def load_ppo_settings(task_id: str) -> dict[str, Any]:
-    """Returns the task's rsl_rl configuration as a plain dictionary, empty if it has none."""
+    """Returns the task's rsl_rl configuration as a plain dictionary, empty if it has none.
+
+    Raises:
+        ValueError: There is no such configuration, or none of the environment.
+    """
     if load_kwargs(task_id).get("rsl_rl_cfg_entry_point") is None:
         return {}
+    for kwarg in ("env_cfg_entry_point", "rsl_rl_cfg_entry_point"):
+        check_cfg_entry_point(task_id, kwarg)
     from isaaclab.utils import to_dict
     from isaaclab_rl.rsl_rl import handle_deprecated_rsl_rl_cfg
     from isaaclab_tasks.utils import resolve_task_config
@@ -180,21 +187,7 @@ def load_plan_path(task_id: str) -> PlanPath | None:
     Raises:
         ValueError: There is no such function.
     """
-    return _load_entry_point(task_id, "difftori_plan_path_entry_point")
-
-
-def _load_entry_point(task_id: str, kwarg: str) -> Any:
-    """What a gym kwarg of a task names as ``package.module:name``, None if it is not set.
-
-    Raises:
-        ValueError: There is no such thing.
-    """
-    entry_point = load_kwargs(task_id).get(kwarg)
-    try:
-        return None if entry_point is None else resolve_name(str(entry_point))
-    except (ImportError, AttributeError, ValueError) as error:
-        where = f"{kwarg} of {task_id} is {entry_point}, which cannot be loaded"
-        raise ValueError(f"{where} ({error}); allowed: package.module:function") from None
+    return load_entry_point(task_id, "difftori_plan_path_entry_point")
 
 
 class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -131,6 +131,20 @@ def _dotted_key(settings: Mapping[Any, Any]) -> tuple[str, str] | None:
     return None
 
 
+def load_ppo_settings(task: str) -> dict[str, Any]:
+    """The task's rsl_rl configuration as a plain dictionary, empty if it has none.
+
+    Raises:
+        ConfigError: If it cannot be loaded.
+    """
+    from difftori_isaac.envs.registry import open_simulator
+
+    try:
+        return open_simulator(task).load_ppo_settings(task)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def seed_everything(seed: int) -> None:
     """Seeds torch, CUDA, numpy and python, and makes cuDNN deterministic."""
     random.seed(seed)

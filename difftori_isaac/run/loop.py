@@ -86,11 +86,9 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
     }
     resolved["run_dir"] = str(_run_dir(replace(config, **resolved), overrides))
 
-    from difftori_isaac.envs.registry import open_simulator
-
     if start is None:
         config = _compose_for_task(overrides, resolved["task"])
-    settings = open_simulator(resolved["task"]).load_ppo_settings(resolved["task"])
+    settings = build.load_ppo_settings(resolved["task"])
     if config.learner.name == "ppo" and config.max_iterations is None:
         resolved["max_iterations"] = settings.get("max_iterations")
         if resolved["max_iterations"] is None:

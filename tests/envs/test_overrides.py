@@ -1,7 +1,7 @@
 import gymnasium
 import pytest
 
-from difftori_isaac.envs.isaaclab import compose_env_cfg, make_env
+from difftori_isaac.envs.isaaclab import compose_env_cfg, load_ppo_settings, make_env
 
 
 def test_overrides_apply_in_order():
@@ -54,3 +54,20 @@ def test_an_entry_point_that_is_not_there_is_refused_before_the_simulator_starts
     monkeypatch.setitem(gymnasium.spec(task).kwargs, kwarg, entry_point)
     with pytest.raises(ValueError, match=rf"{kwarg} of {task} is {entry_point}, .*; allowed: package"):
         make_env(task, num_envs=1, device="cpu", seed=0)
+
+
+@pytest.mark.parametrize("entry_point", ["difftori_isaac.tasks.reach.reach_env_cfg:Nope", "nowhere.cfg:Cfg"])
+@pytest.mark.parametrize(
+    ("kwarg", "load"),
+    [
+        ("env_cfg_entry_point", compose_env_cfg),
+        ("env_cfg_entry_point", load_ppo_settings),
+        ("rsl_rl_cfg_entry_point", load_ppo_settings),
+    ],
+)
+def test_a_configuration_that_is_not_there_is_refused(kwarg, load, entry_point, monkeypatch):
+    task = "DiffTori-Reach-Franka"
+    monkeypatch.setitem(gymnasium.spec(task).kwargs, kwarg, entry_point)
+    message = rf"^{kwarg} of {task} is {entry_point}, which cannot be loaded .*; allowed: package.module:class$"
+    with pytest.raises(ValueError, match=message):
+        load(task)

@@ -189,6 +189,15 @@ def test_the_file_of_a_task_s_own_settings_is_named(
     assert f"{where}, with which {message}" in one_line(capsys)
 
 
+@pytest.mark.parametrize("kwarg", ["env_cfg_entry_point", "rsl_rl_cfg_entry_point"])
+def test_a_task_s_configuration_that_is_not_there_is_one_line(
+    kwarg: str, in_tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setitem(gymnasium.spec(resolve_task("Cartpole").id).kwargs, kwarg, "nowhere.cfg:Cfg")
+    assert run("train", "task=Cartpole", "device=cpu") == 2
+    assert f"{kwarg} of Cartpole is nowhere.cfg:Cfg, which cannot be loaded" in one_line(capsys)
+
+
 def test_what_is_not_used_of_a_task_s_settings_is_said(capsys: pytest.CaptureFixture):
     config = compose(TrainConfig, parse(["task=Cartpole"], TrainConfig))
     fill_from_task(config, {"algorithm": {"rnd_cfg": {"weight": 1.0}, "symmetry_cfg": None}})
