@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import torch
 from rsl_rl.modules import CNN
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 from torch import nn
 
 from difftori_isaac.world_models.activations import activation_layer
@@ -90,7 +90,7 @@ class GroupEncoders(nn.ModuleDict):
         """Size the encoders of ``groups`` for ``obs``, batch size (num_envs,).
 
         Raises:
-            ValueError: If a group has another shape.
+            ValueError: If a group has another shape, or is a dictionary.
         """
         super().__init__()
         self.flat = [name for name in groups if obs[name].ndim == 2]
@@ -98,6 +98,11 @@ class GroupEncoders(nn.ModuleDict):
         self.out_dim = 0
         """Width of the features of all other groups together."""
         for name in groups:
+            if isinstance(obs[name], TensorDictBase):
+                raise ValueError(
+                    f"observation group {name} is a dictionary of terms ({', '.join(obs[name].keys())}); allowed: one "
+                    "tensor, which the group's concatenate_terms=true makes of them"
+                )
             shape = obs[name].shape[1:]
             if len(shape) == 1:
                 continue

@@ -117,3 +117,8 @@ def test_what_does_not_fit_is_refused():
         ImageEncoder(torch.Size((3, 6, 20)), CONFIG)
     with pytest.raises(ValueError, match=r"group x has shape \(2, 2, 2, 2\)"):
         GroupEncoders(TensorDict({"x": torch.zeros(1, 2, 2, 2, 2)}, batch_size=[1]), ["x"], CONFIG)
+    terms = TensorDict({"x": {"position": torch.zeros(1, 2), "velocity": torch.zeros(1, 2)}}, batch_size=[1])
+    with pytest.raises(
+        ValueError, match=r"group x is a dictionary of terms \(position, velocity\); .*concatenate_terms"
+    ):
+        GroupEncoders(terms, ["x"], CONFIG)
