@@ -63,4 +63,4 @@ def _step_with_held(
     free = ~(at_low | at_high)
     held = torch.where(at_low, low, torch.where(at_high, high, torch.zeros_like(gradient)))
     slope = (gradient + (hessian @ held[..., None])[..., 0]) * free
-    return held - cholesky.solve(cholesky.factor(free_block(hessian, free)), slope)
+    return held - cholesky.solution(free_block(hessian, free), slope)

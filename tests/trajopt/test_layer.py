@@ -156,6 +156,35 @@ def test_overflowing_dynamics_fall_back_to_the_warm_start(make_problem, solver, 
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(
+    ("mode", "changes"),
+    [
+        ("implicit", {}),
+        ("truncated", {}),
+        ("unroll", {}),
+        ("unroll", {"action_high": 2.0}),
+    ],
+)
+@pytest.mark.parametrize("blind", [False, True])
+def test_a_hessian_that_overflows_spoils_no_other(make_problem, monkeypatch, mode, changes, blind):
+    """Cost and gradient are finite where a residual of slope 1e200 vanishes; its square is not."""
+    if blind:  # as on a GPU
+        for module in ("box_qp", "cholesky", "solution", "solvers.gauss_newton"):
+            monkeypatch.setattr(f"difftori_isaac.trajopt.{module}.readable", lambda tensor: False)
+    model, z0, prior = make_problem(num_envs=3)
+    stage = model.stage_residual
+    warm_start = torch.full_like(prior, 0.3)
+    model.stage_residual = lambda z, a: torch.where(z[:, :1] > 50.0, 1e200 * (a[:, :1] - 0.3), stage(z, a))
+    z0[1] = 100.0
+    z0.requires_grad_()
+    solution = make_layer(backward_mode=mode, **changes)(model, z0, prior, warm_start=warm_start)
+    assert solution.status[1] == SolveStatus.NON_FINITE and solution.converged[[0, 2]].all()
+    assert torch.equal(solution.actions[1], warm_start[1])
+    solution.actions.square().sum().backward()
+    assert (z0.grad[1] == 0).all() and z0.grad[[0, 2]].any(dim=1).all()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 def test_steps_that_overflow_and_are_rejected_leave_unrolled_gradients_finite(make_problem):
     """The first, hardly damped step goes to where the residual is infinite; smaller ones do not."""
     model, z0, prior = make_problem(num_envs=3)
@@ -197,16 +226,18 @@ def test_a_hessian_is_kept_for_so_many_iterations(make_problem, monkeypatch, eve
     assert fresh == [iteration % every == 0 for iteration in range(7)]
 
 
-def test_rank_deficient_steep_problems_solve_in_float32():
+@pytest.mark.parametrize("mode", ["implicit", "truncated", "unroll"])
+def test_rank_deficient_steep_problems_solve_in_float32(mode):
     """The published single-residual cost loses its Cholesky factorisation once ‖J‖ passes ~130 at damping 1e-3."""
 
     class Steep(torch.nn.Module):
         def __init__(self, slope):
             super().__init__()
             self.slope = slope
+            self.gain = torch.nn.Parameter(torch.tensor(1.0))
 
         def next(self, z, a):
-            return z + a.sum(dim=1, keepdim=True)
+            return z + self.gain * a.sum(dim=1, keepdim=True)
 
         def stage_residual(self, z, a):
             return torch.zeros_like(a[:, :1])
@@ -214,14 +245,17 @@ def test_rank_deficient_steep_problems_solve_in_float32():
         def terminal_residual(self, z):
             return self.slope * (z + 0.1 * torch.sin(z) - 1.0)
 
-    num_envs = 1000
+    num_envs = 200
     slope = torch.logspace(2, 4, num_envs)[:, None]
     z0 = torch.randn(num_envs, 1, generator=torch.Generator().manual_seed(0))
-    layer = make_layer(horizon=5, iterations=30, tolerance=1e-4)
-    solution = layer(Steep(slope), z0, torch.zeros(num_envs, 5, 6))
+    layer = make_layer(horizon=5, iterations=30, tolerance=1e-4, backward_mode=mode)
+    model = Steep(slope)
+    solution = layer(model, z0, torch.zeros(num_envs, 5, 6))
     assert not solution.failed.any()
     reached = z0[:, 0] + solution.actions.sum(dim=(1, 2))
     assert ((reached + 0.1 * torch.sin(reached) - 1.0).abs() < 1e-3).all()
+    solution.actions.sum().backward()  # to reach the same state, the actions are in inverse proportion to the gain
+    torch.testing.assert_close(model.gain.grad, -solution.actions.sum().detach(), rtol=0.2, atol=0.0)
 
 
 @pytest.mark.parametrize(

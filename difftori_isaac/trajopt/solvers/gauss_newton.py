@@ -152,7 +152,7 @@ def _step(problem: TrajOptProblem, state: _State) -> torch.Tensor:
     actions, (_, gradient, hessian, _), damping, _ = state
     damped = cholesky.shifted(hessian, damping * hessian.diagonal(dim1=1, dim2=2).mean(dim=1))
     if problem.low is None and problem.high is None:
-        return actions - cholesky.solve(cholesky.factor(damped), gradient).view_as(actions)
+        return actions - cholesky.solution(damped, gradient).view_as(actions)
     low, high = problem.slack(actions)
     step = box_step(damped, gradient, low.flatten(1), high.flatten(1)).view_as(actions)
     # onto a bound exactly, whatever the rounding of the sum
