@@ -83,22 +83,23 @@ def linearize(problem: TrajOptProblem, actions: torch.Tensor, hessian: torch.Ten
 def zeroed(
     problem: TrajOptProblem, actions: torch.Tensor, point: Linearization | None = None
 ) -> tuple[TrajOptProblem, torch.Tensor, torch.Tensor]:
-    """A problem and actions to record; zero where cost or gradient at ``actions`` are not finite, and where that is.
+    """A problem and actions to record; zero where what is known at ``actions`` is not finite, and where that is.
 
     In a backward pass, 0 times an infinite factor of one environment would be NaN in the weights of all.
 
     Args:
         problem: The problem.
         actions: Where, shape (num_envs, horizon, action_dim).
-        point: The linearization there, if it is known.
+        point: The linearization there, if it is known; otherwise cost and gradient are computed.
 
     Returns:
         Problem, actions and a mask of environments, bool of shape (num_envs,).
     """
-    if point is None:
-        with torch.no_grad():
-            point = linearize(problem, actions, problem.action_hessian(actions))  # any: a new one would cost more
-    broken = ~all_finite(point.cost, point.gradient)
+    known = point and point.tensors
+    if known is None:
+        with torch.no_grad():  # any Hessian: a new one would cost more
+            known = linearize(problem, actions, problem.action_hessian(actions)).tensors[:2]
+    broken = ~all_finite(*known)
     z0, prior = zero_where(broken, problem.z0), zero_where(broken, problem.prior)
     return problem.replaced(z0=z0, prior=prior), zero_where(broken, actions), broken
 

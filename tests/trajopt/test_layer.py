@@ -163,6 +163,7 @@ def test_overflowing_dynamics_fall_back_to_the_warm_start(make_problem, solver, 
         ("truncated", {}),
         ("unroll", {}),
         ("unroll", {"action_high": 2.0}),
+        ("unroll", {"solver": "theseus"}),
     ],
 )
 @pytest.mark.parametrize("blind", [False, True])

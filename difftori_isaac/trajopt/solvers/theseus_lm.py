@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call
 
 from difftori_isaac.trajopt.config import TrajOptConfig
-from difftori_isaac.trajopt.linearize import zeroed
+from difftori_isaac.trajopt.linearize import linearize, zeroed
 from difftori_isaac.trajopt.optimality import conclude
 from difftori_isaac.trajopt.problem import TrajOptProblem
 from difftori_isaac.trajopt.solution import SolverResult
@@ -28,12 +28,15 @@ def solve(
     One Theseus problem per environment, batched, with Theseus' own gradient. Every parameter of the model is an
     auxiliary variable. Theseus does not tell which steps it accepted in which environment: all iterations are reported.
     One environment that is not finite would stop it in all: it does not see those that are not at their warm start. One
-    that overflows on the way still stops it, with a RuntimeError if ``differentiable``.
+    that overflows on the way, or whose Hessian loses its factorisation, still stops it, with a RuntimeError if
+    ``differentiable``.
 
     Raises:
         ValueError: If ``backward_mode=dlm`` meets a model whose parameters it cannot reach.
     """
-    problem, start, broken = zeroed(problem, warm_start)
+    with torch.no_grad():
+        point = linearize(problem, warm_start)
+    problem, start, broken = zeroed(problem, warm_start, point)
     residual = _Residual(problem)
     if config.backward_mode == "dlm" and next(residual.parameters(), None) is None:
         raise ValueError(
