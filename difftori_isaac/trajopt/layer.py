@@ -35,7 +35,8 @@ class TrajOptLayer:
 
         An environment whose state, prior or cost is not finite (status ``NON_FINITE``), or whose cost ends above that
         of its warm start (``DIVERGED``), returns its warm start, passes no gradient on and leaves the others as they
-        are, up to rounding. A batch of no environments has an empty solution.
+        are, up to rounding. What is not finite is computed at zeros instead: the model has to be finite and
+        differentiable there. A batch of no environments has an empty solution.
 
         Args:
             model: Dynamics and residuals, or dynamics, reward and value, as ``objective`` needs.
