@@ -85,7 +85,8 @@ class TrajOptPPO(PPO):
             )
         model = self.world_model
         plan = [*model.dynamics.parameters(), *model.reward_head.parameters(), *model.value_head.parameters()]
-        rest = [p for net in (self.actor, self.critic) for p in net.parameters() if not any(p is q for q in plan)]
+        planned = set(plan)
+        rest = [p for net in (self.actor, self.critic) for p in net.parameters() if p not in planned]
         self.optimizer = ScaledAdam(
             [{"params": rest}, {"params": plan, "lr_scale": plan_lr_scale}], lr=self.learning_rate, fused=True
         )

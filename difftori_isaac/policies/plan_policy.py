@@ -16,6 +16,7 @@ from difftori_isaac.trajopt.bounds import bound_tensor
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.layer import TrajOptLayer
 from difftori_isaac.trajopt.solution import TrajOptSolution
+from difftori_isaac.world_models.prior import prior_plan
 from difftori_isaac.world_models.td import TdWorldModel
 
 
@@ -95,7 +96,7 @@ class PlanPolicy(nn.Module):
         return self.scale * self.action(obs.to(self.output_std.device))
 
     def _prior_plan(self, z0: torch.Tensor) -> torch.Tensor:
-        return self.world_model.prior_plan(z0, self.horizon)
+        return prior_plan(self.world_model, z0, self.horizon)
 
 
 def _bound(trajopt: TrajOptConfig, name: str, default: float) -> Any:

@@ -10,6 +10,7 @@ from difftori_isaac.trajopt.layer import TrajOptLayer
 from difftori_isaac.trajopt.solution import TrajOptSolution
 from difftori_isaac.world_models.config import WorldModelConfig
 from difftori_isaac.world_models.latent import LatentWorldModel
+from difftori_isaac.world_models.prior import prior_plan
 
 
 class TrajOptPlanner(nn.Module):
@@ -38,7 +39,7 @@ class TrajOptPlanner(nn.Module):
 
     def plan_from(self, z0: torch.Tensor) -> TrajOptSolution:
         """Plans for latent states, shape (num_envs, latent_dim)."""
-        return self.layer(self.world_model, z0, self.world_model.prior_plan(z0, self.layer.config.horizon))
+        return self.layer(self.world_model, z0, prior_plan(self.world_model, z0, self.layer.config.horizon))
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """First planned actions, shape (num_envs, action_dim); counted in ``statistics``."""

@@ -114,7 +114,7 @@ def save(checkpoint: Checkpoint, run_dir: Path, *, keep: int, best: bool) -> Pat
 
 def _payload(checkpoint: Checkpoint) -> dict[str, Any]:
     """Fields of a checkpoint without copying its tensors."""
-    return {"format": FORMAT, **{name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}}
+    return {"format": FORMAT, **vars(checkpoint)}
 
 
 def _write(payload: dict[str, Any], path: Path) -> None:

@@ -68,8 +68,7 @@ def collect(overrides: Overrides) -> None:
 
 def _episodes(config: CollectConfig, env: VecEnv, policy: rollout.Policy) -> Iterator[Demonstration]:
     """The first good episodes of every environment, the same number in each up to one: short ones count no more."""
-    share, rest = divmod(config.num_demos, env.num_envs)
-    left = [share + (index < rest) for index in range(env.num_envs)]
+    left = rollout.episodes_per_env(config.num_demos, env.num_envs)
     steps: list[list[_Step]] = [[] for _ in left]
     most, tried = config.max_episodes or MOST_TRIES * config.num_demos, 0
     obs = rollout.reset(config, env)

@@ -139,9 +139,7 @@ def changed(config: EvaluateConfig, trained: Mapping[str, Any]) -> dict[str, Any
 
 def run_episodes(config: EvaluateConfig, env: VecEnv, policy: rollout.Policy) -> dict[str, Any]:
     """Runs the first episodes of every environment, the same number in each up to one: short ones count no more."""
-    share, rest = divmod(config.num_episodes, env.num_envs)
-    left = torch.full((env.num_envs,), share, device=env.device)
-    left[:rest] += 1
+    left = torch.tensor(rollout.episodes_per_env(config.num_episodes, env.num_envs), device=env.device)
     total, length = torch.zeros(2, env.num_envs, device=env.device)
     returns: list[float] = []
     lengths: list[float] = []

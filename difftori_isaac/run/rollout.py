@@ -90,6 +90,12 @@ def with_num_envs[C: RolloutConfig](config: C, num_episodes: int) -> C:
     return replace(config, num_envs=config.num_envs or min(num_episodes, most))
 
 
+def episodes_per_env(num_episodes: int, num_envs: int) -> list[int]:
+    """How many episodes of each environment count: the same number up to one, as short ones would count more."""
+    share, rest = divmod(num_episodes, num_envs)
+    return [share + (index < rest) for index in range(num_envs)]
+
+
 def _resolved[C: RolloutConfig](config: C) -> C:
     return replace(config, task=build.resolve_task_name(config.task), device=build.resolve_device(config.device))
 

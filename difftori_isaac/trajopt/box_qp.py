@@ -8,7 +8,7 @@ from difftori_isaac.trajopt import cholesky
 from difftori_isaac.trajopt.gradients import free_block
 from difftori_isaac.trajopt.host import readable
 
-_MAX_PIVOTS = 8
+MAX_PIVOTS = 8
 """Pivots that are tried where the host sees when nothing changes any more."""
 _BLIND_PIVOTS = 3
 """Pivots where it does not; of 5,760 steps of three trained policies one needed a fourth."""
@@ -40,7 +40,7 @@ def _pivot(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Components to hold at each bound, and the step with these held if it is known."""
     at_low, at_high = (low == 0) & (gradient > 0), (high == 0) & (gradient < 0)
-    for _ in range(_MAX_PIVOTS if readable(gradient) else _BLIND_PIVOTS):
+    for _ in range(MAX_PIVOTS if readable(gradient) else _BLIND_PIVOTS):
         step = _step_with_held(hessian, gradient, low, high, at_low, at_high)
         slope = gradient + (hessian @ step[..., None])[..., 0]
         free, held = ~(at_low | at_high), (at_low, at_high)

@@ -16,6 +16,9 @@ BackwardMode = Literal["implicit", "truncated", "unroll", "dlm"]
 HessianName = Literal["gauss_newton", "exact"]
 LatentKernelName = Literal["torch", "warp"]
 
+DAMPING_MIN, DAMPING_MAX = 1e-7, 1e7
+"""Between these the damping of every environment stays."""
+
 _NAMES = {
     "solver": get_args(SolverName),
     "objective": get_args(ObjectiveName),

@@ -112,12 +112,3 @@ class LatentWorldModel(nn.Module):
     def pi(self, z: torch.Tensor) -> torch.Tensor:
         """Prior actions, shape (num_envs, action_dim)."""
         return self.prior(z)
-
-    def prior_plan(self, z0: torch.Tensor, horizon: int) -> torch.Tensor:
-        """The prior rolled out through the dynamics, shape (num_envs, horizon, action_dim)."""
-        z, actions = z0, []
-        for t in range(horizon):
-            actions.append(self.pi(z))
-            if t < horizon - 1:
-                z = self.next(z, actions[-1])
-        return torch.stack(actions, dim=1)

@@ -81,18 +81,14 @@ class SimNormAt:
         self.value = self._share.flatten(-2)
         """Output, shape (num_envs, latent_dim)."""
 
-    def project(self, rows: torch.Tensor) -> torch.Tensor:
-        """The Jacobian times ``rows``: ``p (row − Σ p row)`` in each group."""
-        weighted = self._share * self._grouped(rows)
-        return torch.addcmul(weighted, self._share, weighted.sum(dim=-1, keepdim=True), value=-1.0).flatten(-2)
-
     def push(self, tangents: torch.Tensor) -> torch.Tensor:
-        """The Jacobian times each of k tangents, shape (k, num_envs, latent_dim)."""
-        return self.project(tangents)
+        """The Jacobian times each of k tangents, (k, num_envs, latent_dim): ``p (tangent − Σ p tangent)`` in groups."""
+        weighted = self._share * self._grouped(tangents)
+        return torch.addcmul(weighted, self._share, weighted.sum(dim=-1, keepdim=True), value=-1.0).flatten(-2)
 
     def pull(self, cotangents: torch.Tensor) -> torch.Tensor:
         """The same, as it is symmetric."""
-        return self.project(cotangents)
+        return self.push(cotangents)
 
     def along(self, grads: WeightGradients, tangent: torch.Tensor) -> Along:
         """See :class:`~difftori_isaac.trajopt.problem.Derivatives`."""
@@ -108,7 +104,7 @@ class SimNormAt:
         """See :meth:`LayerNormAt.bend`."""
         rows, tangent = self._grouped(rows), self._grouped(tangent)
         means = [(self._share * values).sum(dim=-1, keepdim=True) for values in (rows, tangent)]
-        return self.project((rows * tangent - rows * means[1] - means[0] * tangent).flatten(-2))
+        return self.push((rows * tangent - rows * means[1] - means[0] * tangent).flatten(-2))
 
     def _grouped(self, rows: torch.Tensor) -> torch.Tensor:
         return rows.unflatten(-1, (-1, self._dim))

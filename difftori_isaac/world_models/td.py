@@ -193,15 +193,6 @@ class TdWorldModel(nn.Module):
         first, second = (head.value(head(x)) for head in self.twins)
         return 0.5 * (first + second) / self.value_unit
 
-    def prior_plan(self, z0: torch.Tensor, horizon: int) -> torch.Tensor:
-        """The prior rolled out through the dynamics, shape (num_envs, horizon, action_dim)."""
-        z, actions = z0, []
-        for t in range(horizon):
-            actions.append(self.pi(z))
-            if t < horizon - 1:
-                z = self.next(z, actions[-1])
-        return torch.stack(actions, dim=1)
-
     def stage_residual(self, z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         """Reward residual φ, shape (num_envs, num_residuals); of ``residual`` heads."""
         return self.value_unit.rsqrt() * self.reward_head(torch.cat((z, a), dim=-1))

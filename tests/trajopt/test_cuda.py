@@ -14,6 +14,7 @@ from difftori_isaac.trajopt.layer import TrajOptLayer
 from difftori_isaac.trajopt.objectives import pose
 from difftori_isaac.world_models.config import WorldModelConfig
 from difftori_isaac.world_models.latent import LatentWorldModel
+from difftori_isaac.world_models.prior import prior_plan
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
@@ -41,7 +42,7 @@ def make(num_envs=9):
 
 def plan(layer, model, obs):
     z0 = model.encode(obs)
-    return layer(model, z0, model.prior_plan(z0, HORIZON))
+    return layer(model, z0, prior_plan(model, z0, HORIZON))
 
 
 def plan_and_gradients(layer, model, obs):
@@ -124,7 +125,7 @@ def test_bounds_of_each_environment_are_copied_into_a_replay():
     config = TrajOptConfig(horizon=HORIZON, iterations=6)
     model, obs = make()
     z0 = model.encode(obs).detach()
-    prior = model.prior_plan(z0, HORIZON).detach()
+    prior = prior_plan(model, z0, HORIZON).detach()
     on_gpu = deepcopy(model).cuda()
     for width in (0.1, 0.2, 0.3, 0.4):
         high = prior + width * torch.rand_like(prior)

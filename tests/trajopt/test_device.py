@@ -10,6 +10,7 @@ from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.layer import TrajOptLayer
 from difftori_isaac.world_models.config import WorldModelConfig
 from difftori_isaac.world_models.latent import LatentWorldModel
+from difftori_isaac.world_models.prior import prior_plan
 
 SETTINGS = {
     "default": {},
@@ -25,7 +26,7 @@ def test_solve_reads_no_value_from_the_device(settings):
     with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
         model = LatentWorldModel(obs_dim=12, action_dim=2, config=WorldModelConfig())
         z0 = model.encode(torch.randn(8, 12))
-        solution = TrajOptLayer(TrajOptConfig(horizon=3, **settings))(model, z0, model.prior_plan(z0, 3))
+        solution = TrajOptLayer(TrajOptConfig(horizon=3, **settings))(model, z0, prior_plan(model, z0, 3))
     assert all(tensor.device.type == "cuda" and tensor.shape[0] == 8 for tensor in solution)
 
 

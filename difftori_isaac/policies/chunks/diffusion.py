@@ -29,7 +29,7 @@ class DiffusionHead(ChunkHead):
         self, feature_dim: int, chunk_dim: int, config: ChunkModelConfig, *, settings: DiffusionConfig
     ) -> None:
         """Build the network."""
-        super().__init__(feature_dim, chunk_dim, config)
+        super().__init__(chunk_dim)
         self.settings = settings
         in_dim = feature_dim + chunk_dim + settings.embedding_dim
         self.net = mlp(in_dim, config.hidden_dims, chunk_dim, config.activation)

@@ -20,7 +20,7 @@ class EnergyHead(ChunkHead):
 
     def __init__(self, feature_dim: int, chunk_dim: int, config: ChunkModelConfig, *, settings: EnergyConfig) -> None:
         """Build the network."""
-        super().__init__(feature_dim, chunk_dim, config)
+        super().__init__(chunk_dim)
         self.settings = settings
         self.net = mlp(feature_dim + chunk_dim, config.hidden_dims, 1, config.activation)
 

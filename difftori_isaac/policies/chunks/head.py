@@ -16,8 +16,8 @@ from difftori_isaac.world_models.chunk_config import ChunkModelConfig
 class ChunkHead(nn.Module, ABC):
     """Features, shape (batch, feature_dim), to flat chunks of actions within −1 to 1, shape (batch, chunk_dim)."""
 
-    def __init__(self, feature_dim: int, chunk_dim: int, config: ChunkModelConfig) -> None:
-        """Subclasses build their network from the widths and settings."""
+    def __init__(self, chunk_dim: int) -> None:
+        """Take the width of a chunk; subclasses build their network."""
         super().__init__()
         self.chunk_dim = chunk_dim
 

@@ -15,7 +15,7 @@ class RegressionHead(ChunkHead):
 
     def __init__(self, feature_dim: int, chunk_dim: int, config: ChunkModelConfig) -> None:
         """Build the network."""
-        super().__init__(feature_dim, chunk_dim, config)
+        super().__init__(chunk_dim)
         self.net = mlp(feature_dim, config.hidden_dims, chunk_dim, config.activation)
 
     def chunk(self, features: torch.Tensor) -> torch.Tensor:

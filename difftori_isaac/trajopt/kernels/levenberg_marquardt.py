@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import warp as wp
 
+from difftori_isaac.trajopt.box_qp import MAX_PIVOTS
+from difftori_isaac.trajopt.config import DAMPING_MAX, DAMPING_MIN
 from difftori_isaac.trajopt.kernels.derivatives import derivatives_of, derived, types_of
 from difftori_isaac.trajopt.kernels.lqr import lqr_of
 from difftori_isaac.trajopt.kernels.newton import newton_of
 from difftori_isaac.trajopt.kernels.problem import structs_of
 from difftori_isaac.trajopt.kernels.system import WarpSystem
-
-_MAX_PIVOTS = 8
-_DAMPING_MIN, _DAMPING_MAX = 1e-7, 1e7
 
 
 @cache
@@ -47,7 +46,7 @@ def solve_kernel(system: WarpSystem, scalar: Any) -> Any:
         """Minimise ``½ δᵀHδ + slopeᵀδ`` in a box by block principal pivoting, see ``trajopt.box_qp``."""
         free, held, inverse = action(scalar(1.0)), action(), action_action()
         delta, changed, pivots, zero = action(), bool(True), int(0), scalar(0.0)
-        while changed and pivots < _MAX_PIVOTS:
+        while changed and pivots < MAX_PIVOTS:
             inverse, _ = free_inverse(hessian, free)
             delta = held - inverse * (slope + hessian * held)
             tangent = slope + hessian * delta
@@ -181,7 +180,7 @@ def solve_kernel(system: WarpSystem, scalar: Any) -> Any:
                     accepted += 1
             else:
                 damping *= damping_up
-            damping = wp.clamp(damping, scalar(_DAMPING_MIN), scalar(_DAMPING_MAX))
+            damping = wp.clamp(damping, scalar(DAMPING_MIN), scalar(DAMPING_MAX))
             iteration += 1
         if stale:
             linearise(problem, expansion, env)

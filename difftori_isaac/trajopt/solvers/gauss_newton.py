@@ -9,7 +9,7 @@ import torch
 
 from difftori_isaac.trajopt import cholesky
 from difftori_isaac.trajopt.box_qp import box_step
-from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.trajopt.config import DAMPING_MAX, DAMPING_MIN, TrajOptConfig
 from difftori_isaac.trajopt.cuda_graph import replayed
 from difftori_isaac.trajopt.host import capturable, readable
 from difftori_isaac.trajopt.linearize import Linearization, linearize, zeroed
@@ -18,7 +18,6 @@ from difftori_isaac.trajopt.problem import StructuredModel, TrajOptProblem
 from difftori_isaac.trajopt.solution import SolverResult, all_finite
 from difftori_isaac.trajopt.trajectory import Trajectory
 
-_DAMPING_MIN, _DAMPING_MAX = 1e-7, 1e7
 _MIN_GATHERED_FROM = 256
 """Batches from which environments that still move are gathered; an iteration of smaller ones costs overhead alone."""
 
@@ -187,6 +186,6 @@ def _accept(
     return _State(
         actions=torch.where(accept[:, None, None], candidate, state.actions),
         point=point.where(accept, state.point)._replace(trajectory=point.trajectory if none_rejected else None),
-        damping=damping.clamp(_DAMPING_MIN, _DAMPING_MAX),
+        damping=damping.clamp(DAMPING_MIN, DAMPING_MAX),
         accepted=state.accepted + accept,
     )
