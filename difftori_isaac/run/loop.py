@@ -172,7 +172,8 @@ class TrainingRun:
         self.config, self.run_dir, self.env, self.world = config, run_dir, env, world
         self.num_envs = env.num_envs * world.size
         self.alg: Learner = build.make_learner(config, env)
-        self.episodes = EpisodeStatistics(env.num_envs, config.device, env.success_rate, world.gather)
+        longest = int(env.max_episode_length)
+        self.episodes = EpisodeStatistics(env.num_envs, config.device, env.success_rate, world.gather, longest)
         self.iteration, self.env_steps, self.wall_time_s = 0, 0, 0.0
         self.best_return: float | None = None
         self.saved: int | None = None
@@ -182,7 +183,6 @@ class TrainingRun:
             start_from_base(self.alg, config)
         if world.launched:
             cast("PPO", self.alg).broadcast_parameters()
-        self.first = self.iteration
 
     def _restore(self, start: Checkpoint) -> None:
         rate, asked = start.learning_rate, self.config.learner.learning_rate
@@ -340,9 +340,7 @@ class TrainingRun:
         ranks = self.world.gather({"rng": checkpoints.rng_state(), "episodes": self.episodes.state_dict()})
         if self.world.rank > 0:
             return
-        # Episodes that ended before the longest could have are the short ones.
-        steps = (self.iteration - self.first) * (self.config.learner.num_steps_per_env or 0)
-        comparable = self.episodes.whole_return if steps >= int(self.env.max_episode_length) else None
+        comparable = self.episodes.whole_return
         best = comparable is not None and (self.best_return is None or comparable > self.best_return)
         self.best_return = comparable if best else self.best_return
         checkpoint = Checkpoint(

@@ -59,6 +59,7 @@ class EpisodeStatistics:
         device: str,
         success_rate: Callable[[Mapping[str, Any]], float | None],
         gather: Callable[[_Collected], list[_Collected]] = lambda collected: [collected],
+        max_episode_length: int = 0,
     ) -> None:
         """Begin with empty statistics.
 
@@ -67,12 +68,13 @@ class EpisodeStatistics:
             device: Their device.
             success_rate: Share of successes in the extras of a step.
             gather: Gives what all processes collected for what this one did.
+            max_episode_length: Steps of the longest episode.
         """
         self._success_rate = success_rate
         self._gather = gather
         self._returns = torch.zeros(num_envs, device=device)
         self._lengths = torch.zeros(num_envs, device=device)
-        self._begun = torch.zeros(num_envs, dtype=torch.bool, device=device)
+        self._num_steps, self._num_uneven = 0, 2 * max_episode_length
         self._window: deque[tuple[float, float]] = deque(maxlen=WINDOW)
         self._whole: deque[float] = deque(maxlen=WINDOW)
         self._steps: list[torch.Tensor] = []
@@ -80,9 +82,10 @@ class EpisodeStatistics:
         self.nonfinite = torch.zeros(num_envs, dtype=torch.bool, device=device)
         """Environments in which something non-finite was contained since the last summary, shape (num_envs,)."""
         self.whole_return: float | None = None
-        """Mean return of the last whole episodes of all processes at the last summary, None before there are 100.
+        """Mean return of the last 100 episodes of all processes that compare, at the last summary; None before.
 
-        The first episode of an environment, which began at a random age, is none.
+        Those that end within the steps of two full episodes do not: the first of an environment began at a random age,
+        and of the next ones the short ones end first.
         """
 
     def step(self, rewards: torch.Tensor, dones: torch.Tensor, extras: Mapping[str, Any]) -> None:
@@ -96,10 +99,11 @@ class EpisodeStatistics:
         done = dones.bool()
         self._returns = self._returns + rewards
         self._lengths = self._lengths + 1
-        self._steps.append(torch.stack((done.float(), self._returns, self._lengths, self._begun.float())))
+        self._num_steps += 1
+        whole = torch.full_like(self._returns, self._num_steps > self._num_uneven)
+        self._steps.append(torch.stack((done.float(), self._returns, self._lengths, whole)))
         self._returns = torch.where(done, 0.0, self._returns)
         self._lengths = torch.where(done, 0.0, self._lengths)
-        self._begun = self._begun | done
         self._logs.append((done.sum(), self._success_rate(extras), dict(extras.get("log", {}))))
         if (mask := extras.get("nonfinite")) is not None:
             self.nonfinite = self.nonfinite | mask
@@ -127,7 +131,8 @@ class EpisodeStatistics:
         self.nonfinite = torch.zeros_like(self.nonfinite)
         parts = self._gather(collected)
         whole = [episode_return for part in parts for episode_return in part.whole]
-        self.whole_return = sum(whole) / len(whole) if len(whole) >= WINDOW else None
+        compares = self._num_steps > self._num_uneven and len(whole) >= WINDOW
+        self.whole_return = sum(whole) / len(whole) if compares else None
         return _summary(parts)
 
     def state_dict(self) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def test_window_is_rsl_rls():
     assert (row["mean_return"], row["mean_episode_length"]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_first_episodes_which_began_at_a_random_age_are_not_whole():
+def test_first_episodes_which_began_at_a_random_age_do_not_compare():
     """Episodes of 50 steps at a reward of -10 return -500; the first ones are shorter, also after a resume."""
     ages = torch.arange(10) * 5
 
@@ -62,10 +62,26 @@ def test_first_episodes_which_began_at_a_random_age_are_not_whole():
         episodes.summary()
         return episodes.whole_return
 
-    first, second = (EpisodeStatistics(10, "cpu", no_success) for _ in range(2))
-    assert fed(first, 500) is None and fed(first, 50) == -500.0
+    first, second = (EpisodeStatistics(10, "cpu", no_success, max_episode_length=50) for _ in range(2))
+    assert fed(first, 550) is None and fed(first, 50) == -500.0
     second.load_state_dict(first.state_dict())
-    assert fed(second, 50) == -500.0
+    assert fed(second, 100) is None and fed(second, 50) == -500.0
+
+
+def test_episodes_that_end_first_because_they_are_short_do_not_compare():
+    """A reward of -10 a step, and falls: at first, the last 100 episodes are short, and their return far too high."""
+    torch.manual_seed(0)
+    ages, returns = torch.randint(50, (1000,)), []
+    episodes = EpisodeStatistics(1000, "cpu", no_success, max_episode_length=50)
+    for _ in range(400):
+        ages += 1
+        done = (ages >= 50) | (torch.rand(1000) < 0.005)
+        episodes.step(torch.full((1000,), -10.0), done, {})
+        episodes.summary()
+        ages[done] = 0
+        returns.append(episodes.whole_return)
+    assert returns[:100] == [None] * 100
+    assert max(returns[120:]) < -350.0 and sum(returns[120:]) / 280 == pytest.approx(-443.0, abs=5.0)
 
 
 def test_the_environment_may_log_a_value_for_each_of_its_copies():
