@@ -3,7 +3,7 @@
 ``data/demo_<i>`` has ``actions``, shape (num_samples, num_actions), and ``obs``: one array per observation group, shape
 (num_samples, ...), or a single array, which is the group ``policy``. ``rewards`` and ``dones`` are of shape
 (num_samples,). Row t holds the observation, and the action to take there; ``executed_actions``, of the shape of
-``actions``, are what was done instead, where noise was added.
+``actions``, are what was done instead, where noise was added or the environment clips actions.
 """
 
 from __future__ import annotations

@@ -120,11 +120,6 @@ class ReplayBuffer:
         """Environment steps held, those of a failed environment and rows between episodes included."""
         return min(self._num_added, self.num_rows) * self.num_envs
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory of the rows [byte]."""
-        return sum(value.numel() * value.element_size() for value in self.rows.values())
-
     def rewards(self) -> torch.Tensor:
         """Rewards of all steps held, in no order, shape (num_steps,)."""
         return self.rows["reward"][self.rows["step"]].to(self.device)

@@ -88,7 +88,7 @@ def _episodes(config: CollectConfig, env: VecEnv, policy: rollout.Policy) -> Ite
             steps[index].append(_Step(row[index], action[index], done[index], reward[index]))
             if not ended:
                 continue
-            demo, steps[index], tried = _demonstration(steps[index], config.action_noise > 0), [], tried + 1
+            demo, steps[index], tried = _demonstration(steps[index]), [], tried + 1
             if not bad[index] and (config.min_return is None or demo.episode_return >= config.min_return):
                 left[index] -= 1
                 yield demo
@@ -107,9 +107,9 @@ class _Step(NamedTuple):
     reward: torch.Tensor
 
 
-def _demonstration(steps: list[_Step], noisy: bool) -> Demonstration:
+def _demonstration(steps: list[_Step]) -> Demonstration:
     groups = {str(name): torch.stack([step.obs[name] for step in steps]) for name in steps[0].obs.keys()}  # noqa: SIM118
     actions, executed, rewards = (
         torch.stack([getattr(step, name) for step in steps]) for name in ("action", "executed", "reward")
     )
-    return Demonstration(groups, actions, rewards, executed if noisy else None)
+    return Demonstration(groups, actions, rewards, None if torch.equal(actions, executed) else executed)

@@ -172,6 +172,14 @@ def test_noise_is_executed_and_not_demonstrated(in_tmp_path: Path):
         assert abs(clipped["data/demo_0/executed_actions"][()]).max() == 1.0, "what the environment clips to"
 
 
+def test_what_an_environment_clips_actions_to_is_what_was_executed(in_tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("difftori_isaac.run.rollout.make_policy", lambda *_: lambda obs: torch.full((2, 1), 1.2))
+    assert collect("num_demos=2", "output=demos.hdf5") == 0
+    with h5py.File("demos.hdf5") as file:
+        actions, executed = (file[f"data/demo_0/{name}"][()] for name in ("actions", "executed_actions"))
+    assert abs(actions - 1.2).max() < 1e-6 and (executed == 1).all()
+
+
 def test_bad_input_is_one_line(in_tmp_path: Path, capsys: pytest.CaptureFixture):
     assert collect("num_demos=2", "output=demos.hdf5") == 0
     dataset = "learner.dataset=demos.hdf5"
