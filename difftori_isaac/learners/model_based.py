@@ -167,8 +167,9 @@ class ModelBased:
 
     def load(self, loaded_dict: Mapping[str, Any], load_cfg: Mapping[str, Any] | None, strict: bool) -> bool:
         """Restore what :meth:`save` gave; ``load_cfg`` may leave out the ``optimizer``. The replay buffer if saved."""
-        unbounded = {"action_middle": torch.zeros(num := self.world_model.action_dim), "action_reach": torch.ones(num)}
-        model = unbounded | loaded_dict["world_model_state_dict"]  # of a prior that knew no bounds, if it is an old one
+        model = dict(loaded_dict["world_model_state_dict"])
+        model.setdefault("action_middle", torch.zeros(self.world_model.action_dim))  # a prior used to know no bounds
+        model.setdefault("action_reach", torch.ones(self.world_model.action_dim))
         self.world_model.load_state_dict(model, strict=strict)
         if load_cfg is None or load_cfg.get("optimizer"):
             self._step.load_state_dict(loaded_dict["optimizer_state_dict"])

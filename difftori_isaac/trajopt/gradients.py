@@ -89,14 +89,15 @@ class _PullGradient(torch.autograd.Function):
     def forward(
         ctx: Any, trajectory: Trajectory, actions: torch.Tensor, z0: torch.Tensor, *weights: torch.Tensor
     ) -> torch.Tensor:
-        ctx.save_for_backward(*weights)
-        ctx.trajectory = trajectory
+        ctx.save_for_backward(*weights)  # notices where one has changed since
+        ctx.trajectory, ctx.weights = trajectory, weights
         return torch.zeros_like(actions)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, direction: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        grads = {weight: torch.zeros_like(weight) for weight in ctx.saved_tensors}
+        _ = ctx.saved_tensors
+        grads = {weight: torch.zeros_like(weight) for weight in ctx.weights}
         return None, None, ctx.trajectory.pull_gradient(direction, grads), *grads.values()
 
 

@@ -51,8 +51,8 @@ class TrajOptLayer:
         differentiable = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
         differentiable &= self.config.train_through_plan
         with torch.inference_mode(False), torch.set_grad_enabled(differentiable):
-            z0, prior = _normal(z0), _normal(prior)
-            guess = prior.detach() if warm_start is None else _normal(warm_start).detach()
+            z0, prior = _copied(z0), _copied(prior)
+            guess = prior.detach() if warm_start is None else _copied(warm_start).detach()
             return self._solve(model, z0, prior, guess, differentiable)
 
     def _solve(
@@ -118,6 +118,6 @@ def _nothing(problem: TrajOptProblem, guess: torch.Tensor) -> SolverResult:
     return SolverResult(guess + cost[:, None, None], norm, norm, norm.long())
 
 
-def _normal(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor that autograd can record, of the same value."""
-    return tensor.clone() if tensor.is_inference() else tensor
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy, which autograd can record and the caller cannot change before a backward pass."""
+    return tensor.clone()

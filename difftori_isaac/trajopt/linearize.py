@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 
 from difftori_isaac.trajopt.curvature import derivatives
 from difftori_isaac.trajopt.fused import FusedProblem
+from difftori_isaac.trajopt.host import readable
 from difftori_isaac.trajopt.objectives import ReturnProblem
 from difftori_isaac.trajopt.problem import TrajOptProblem
 from difftori_isaac.trajopt.solution import all_finite, zero_where
@@ -25,7 +26,7 @@ class Linearization(NamedTuple):
     hessian: torch.Tensor
     """Positive definite Hessian, shape (num_envs, horizon * action_dim, horizon * action_dim)."""
     trajectory: Trajectory | None = None
-    """The rollout that they are from, if it was needed and autograd did not record."""
+    """The rollout that they are from, if it was needed, where the host may see whether a solve ends with it."""
 
     @property
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -76,7 +77,7 @@ def linearize(problem: TrajOptProblem, actions: torch.Tensor, hessian: torch.Ten
         cost=residual_cost + problem.action_cost(actions),
         gradient=gradient + problem.action_gradient(actions).flatten(1),
         hessian=hessian,
-        trajectory=None if torch.is_grad_enabled() else trajectory,
+        trajectory=trajectory if readable(actions) and not torch.is_grad_enabled() else None,
     )
 
 

@@ -117,12 +117,8 @@ class _LayerAt(Protocol):
 
 class _LinearAt:
     def __init__(self, x: torch.Tensor, layer: nn.Linear) -> None:
-        self.value, self.weight, self._bias, self._x = (
-            F.linear(x, layer.weight, layer.bias),
-            layer.weight,
-            layer.bias,
-            x,
-        )
+        self.value, self._x = F.linear(x, layer.weight, layer.bias), x
+        self.weight, self._bias = layer.weight, layer.bias
 
     def push(self, tangents: torch.Tensor) -> torch.Tensor:
         return tangents @ self.weight.T

@@ -50,8 +50,11 @@ def _descend(
 ) -> tuple[tuple[torch.Tensor, ...], Trajectory | None]:
     """The last iterate, accepted iterations and what :class:`Optimality` holds; and its rollout, if it is known."""
     actions = problem.project(warm_start)
-    with torch.no_grad():
-        point = linearize(problem, actions) if first_recorded > 0 else _recorded(problem, actions)
+    if first_recorded == 0:
+        point = _recorded(problem, actions)
+    else:
+        with torch.no_grad():
+            point = linearize(problem, actions)
     damping = torch.full_like(point.cost, config.damping).detach()
     state = _State(actions, point, damping, torch.zeros_like(damping, dtype=torch.int64))
     for iteration in range(config.iterations):
@@ -115,8 +118,12 @@ def _iterate(
 ) -> _State:
     """One iteration; only environments of ``allowed`` may move, ``keep`` reuses their Hessians."""
     candidate = torch.where(allowed[:, None, None], _step(problem, state), state.actions)
-    with torch.no_grad():
-        point = (_recorded if record_point else linearize)(problem, candidate, state.point.hessian if keep else None)
+    hessian = state.point.hessian if keep else None
+    if record_point:
+        point = _recorded(problem, candidate, hessian)
+    else:
+        with torch.no_grad():
+            point = linearize(problem, candidate, hessian)
     return _accept(problem, state, candidate, point, config, allowed)
 
 
@@ -126,11 +133,11 @@ def _recorded(
     hessian: torch.Tensor | None = None,
     point: Linearization | None = None,
 ) -> Linearization:
-    """:func:`linearize`, recorded by autograd; of zeros, at a cost of NaN, where cost or gradient are not finite."""
+    """:func:`linearize`, recorded by autograd; of zeros, at a cost of NaN, where something is not finite."""
     with torch.enable_grad():
         if readable(actions):
             found = linearize(problem, actions, hessian)
-            if all_finite(found.cost, found.gradient).all():
+            if all_finite(*found.tensors).all():
                 return found
         problem, actions, broken = zeroed(problem, actions, point)
         found = linearize(problem, actions, hessian)
