@@ -10,7 +10,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.kernels.rollout import rollout
+from difftori_isaac.trajopt.layer import TrajOptLayer
 from difftori_isaac.world_models.analytic import AnalyticModel, CartPole, DoubleIntegrator, Pendulum, PlanarReacher
 
 SYSTEMS = [Pendulum, CartPole, DoubleIntegrator, PlanarReacher]
@@ -131,3 +133,15 @@ def test_copies_of_a_model_share_its_kernels():
 def test_bad_models_name_what_is_allowed(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("mode", ["implicit", "unroll"])
+def test_a_state_may_change_before_the_gradient_of_its_plan(mode):
+    model, layer, results = Pendulum(), TrajOptLayer(TrajOptConfig(backward_mode=mode)), []
+    for change in (0.0, 1.0):
+        state, prior = torch.ones(2, 2), torch.zeros(2, 3, 1)
+        plan = layer(model, state, prior).actions
+        state.add_(change)
+        prior.add_(change)
+        results.append(torch.autograd.grad(plan.sum(), model.damping)[0])
+    assert torch.equal(*results)

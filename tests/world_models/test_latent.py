@@ -129,22 +129,6 @@ def test_a_plan_has_its_gradient_under_hooks_on_what_is_saved():
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("plain", [False, True])
-@pytest.mark.parametrize("mode", ["implicit", "unroll"])
-def test_a_state_may_change_before_the_gradient_of_its_plan(mode, plain):
-    model, problem = make_problem(2)
-    layer, weights = TrajOptLayer(TrajOptConfig(backward_mode=mode)), model.second_order_weights()
-    results = []
-    for change in (0.0, 1.0):
-        z0, prior = problem.z0.clone(), problem.prior.clone()
-        plan = layer(Plain(model) if plain else model, z0, prior).actions
-        z0.add_(change)
-        prior.add_(change)
-        results.append(torch.autograd.grad(plan.sum(), weights))
-    for changed, kept in zip(*results, strict=True):
-        assert torch.equal(changed, kept)
-
-
 def test_a_step_between_a_plan_and_its_gradient_is_noticed():
     model, problem = make_problem(2)
     plan = TrajOptLayer(TrajOptConfig(hessian_every=8))(model, problem.z0, problem.prior).actions
