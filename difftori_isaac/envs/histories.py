@@ -37,7 +37,7 @@ def newest_frames(manager: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        manager.compute = compute
+        del manager.compute
 
 
 def compute_with_first_frames(manager: Any, selected: torch.Tensor) -> dict[str, Any]:
