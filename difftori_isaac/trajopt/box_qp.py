@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from difftori_isaac.trajopt import cholesky
@@ -14,13 +16,31 @@ _BLIND_PIVOTS = 3
 """Pivots where it does not; of 5,760 steps of three trained policies one needed a fourth."""
 
 
+class _BoxQP(NamedTuple):
+    hessian: torch.Tensor
+    gradient: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
+
+    def rows(self, rows: torch.Tensor) -> _BoxQP:
+        """Those of some environments."""
+        return _BoxQP(*(tensor[rows] for tensor in self))
+
+
+class _Held(NamedTuple):
+    at_low: torch.Tensor
+    """Components held at their lower bound, bool of shape (num_envs, n)."""
+    at_high: torch.Tensor
+    """Those held at their upper bound."""
+
+
 def box_step(hessian: torch.Tensor, gradient: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
     """Minimise ``½ δᵀHδ + gᵀδ`` over ``low <= δ <= high`` for every environment, shape (num_envs, n).
 
     Block principal pivoting (Portugal, Júdice, Vicente, 1994): components beyond a bound are moved onto it, components
     whose multiplier has the wrong sign are released, all at once, a fixed number of times or, where the host can see
-    it, until nothing changes. The result is always within the bounds; in the rare environment that needs more pivots it
-    is not the minimum, and accept/reject decides.
+    it, in the environments in which something still changes. The result is always within the bounds; in the rare
+    environment that needs more pivots it is not the minimum, and accept/reject decides.
 
     Args:
         hessian: Positive definite, shape (num_envs, n, n).
@@ -28,39 +48,46 @@ def box_step(hessian: torch.Tensor, gradient: torch.Tensor, low: torch.Tensor, h
         low: At most 0, shape (num_envs, n).
         high: At least 0, shape (num_envs, n).
     """
+    qp = _BoxQP(hessian, gradient, low, high)
     with torch.no_grad():
-        at_low, at_high, step = _pivot(hessian, gradient, low, high)
-    if step is None or torch.is_grad_enabled():
-        step = _step_with_held(hessian, gradient, low, high, at_low, at_high)
+        first = _Held((low == 0) & (gradient > 0), (high == 0) & (gradient < 0))
+        held, step = _pivoted(qp, first, MAX_PIVOTS if readable(gradient) else _BLIND_PIVOTS)
+    if torch.is_grad_enabled():
+        step = _step(qp, held)
     return torch.minimum(torch.maximum(step, low), high)
 
 
-def _pivot(
-    hessian: torch.Tensor, gradient: torch.Tensor, low: torch.Tensor, high: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Components to hold at each bound, and the step with these held if it is known."""
-    at_low, at_high = (low == 0) & (gradient > 0), (high == 0) & (gradient < 0)
-    for _ in range(MAX_PIVOTS if readable(gradient) else _BLIND_PIVOTS):
-        step = _step_with_held(hessian, gradient, low, high, at_low, at_high)
-        slope = gradient + (hessian @ step[..., None])[..., 0]
-        free, held = ~(at_low | at_high), (at_low, at_high)
-        at_low = torch.where(free, step < low, at_low & (slope > 0))
-        at_high = torch.where(free, step > high, at_high & (slope < 0))
-        if readable(step) and torch.equal(at_low, held[0]) and torch.equal(at_high, held[1]):
-            return at_low, at_high, step
-    return at_low, at_high, None
+def _pivoted(qp: _BoxQP, held: _Held, num_pivots: int) -> tuple[_Held, torch.Tensor]:
+    """The components to hold at last, and the step with these held."""
+    step = _step(qp, held)
+    if num_pivots == 0:
+        return held, step
+    revised = _revised(qp, held, step)
+    if not readable(step):
+        return _pivoted(qp, revised, num_pivots - 1)
+    changed = (revised.at_low ^ held.at_low) | (revised.at_high ^ held.at_high)
+    rows = changed.any(dim=1).nonzero()[:, 0]
+    if len(rows) > 0:
+        part_held, part_step = _pivoted(qp.rows(rows), _Held(*(mask[rows] for mask in revised)), num_pivots - 1)
+        held = _Held(*(mask.index_copy(0, rows, part) for mask, part in zip(held, part_held, strict=True)))
+        step = step.index_copy(0, rows, part_step)
+    return held, step
 
 
-def _step_with_held(
-    hessian: torch.Tensor,
-    gradient: torch.Tensor,
-    low: torch.Tensor,
-    high: torch.Tensor,
-    at_low: torch.Tensor,
-    at_high: torch.Tensor,
-) -> torch.Tensor:
+def _revised(qp: _BoxQP, held: _Held, step: torch.Tensor) -> _Held:
+    """The components to hold after ``step``, which some were held in."""
+    slope = qp.gradient + (qp.hessian @ step[..., None])[..., 0]
+    free = ~(held.at_low | held.at_high)
+    return _Held(
+        at_low=torch.where(free, step < qp.low, held.at_low & (slope > 0)),
+        at_high=torch.where(free, step > qp.high, held.at_high & (slope < 0)),
+    )
+
+
+def _step(qp: _BoxQP, held: _Held) -> torch.Tensor:
     """The unbounded minimum with some components held at their bounds."""
-    free = ~(at_low | at_high)
-    held = torch.where(at_low, low, torch.where(at_high, high, torch.zeros_like(gradient)))
-    slope = (gradient + (hessian @ held[..., None])[..., 0]) * free
-    return held - cholesky.solution(free_block(hessian, free), slope)
+    hessian, gradient, low, high = qp
+    free = ~(held.at_low | held.at_high)
+    there = torch.where(held.at_low, low, torch.where(held.at_high, high, torch.zeros_like(gradient)))
+    slope = (gradient + (hessian @ there[..., None])[..., 0]) * free
+    return there - cholesky.solution(free_block(hessian, free), slope)
