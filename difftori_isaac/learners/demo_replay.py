@@ -41,7 +41,7 @@ def demo_replay(
         )
     executed = [demo.actions if demo.executed is None else demo.executed for demo in demos]
     largest = max(actions.abs().max().item() for actions in executed)
-    if largest > action_scale:
+    if largest > action_scale * (1.0 + torch.finfo(torch.float32).eps):
         raise ValueError(
             f"learner.action_scale is {action_scale}, but demonstrations have actions of {largest:.4g}; allowed: at "
             "least that"

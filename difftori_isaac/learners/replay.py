@@ -211,8 +211,9 @@ class ReplayBuffer:
             value[: len(state["rows"][name])] = state["rows"][name].to(self.storage_device)
         self.written.copy_(state["written"])
         self._num_added = state["num_added"]
-        if self.priority_alpha > 0 and len(state["priorities"]):
-            self.priorities[: len(state["priorities"])] = state["priorities"].to(self.storage_device)
+        if self.priority_alpha > 0:
+            saved = state["priorities"] if len(state["priorities"]) else state["rows"]["step"].float()
+            self.priorities[: len(saved)] = saved.to(self.storage_device)
 
     def restart(self, obs: TensorDict) -> None:
         """Begin new episodes in all environments, from observations of batch size (num_envs,)."""

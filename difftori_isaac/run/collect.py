@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from tensordict import TensorDict
 
@@ -47,6 +49,7 @@ def collect(overrides: Overrides) -> None:
         "env_kwargs": {"env_overrides": list(config.env_overrides), "seed": config.seed},
         "policy": config.policy if origin is None else str(origin.path),
     }
+    config = replace(config, seed=_own_seed(config.seed))
     returns: list[float] = []
     with closing(build.make_environment(config)) as env:
         policy = rollout.make_policy(config, env, origin)
@@ -64,6 +67,14 @@ def collect(overrides: Overrides) -> None:
     print(f"{writer.num_demos} demonstrations of {writer.num_samples:,} steps, return {result['mean']:.4g}{std}")
     learn = (f"task={config.task}", *config.env_overrides, "learner=imitation", f"learner.dataset={path}")
     print(f"written to {path}; learn from it with scripts/train.py {shlex.join(learn)}")
+
+
+def _own_seed(seed: int) -> int:
+    """A seed whose episodes do not begin where those of ``seed`` do in training and evaluation.
+
+    Otherwise a policy would be judged where it has been shown what to do.
+    """
+    return int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])
 
 
 def _episodes(config: CollectConfig, env: VecEnv, policy: rollout.Policy) -> Iterator[Demonstration]:

@@ -204,6 +204,8 @@ class CollectConfig(RolloutConfig):
 
     num_envs: int | None = None
     """Parallel environments; null is one per demonstration, at most the default of training."""
+    seed: int = 0
+    """Seed; episodes begin elsewhere than those of the same seed in training and evaluation."""
     num_demos: int = 50
     """Demonstrations, episodes of the policy, to write; each environment contributes the same number, up to one."""
     min_return: float | None = None

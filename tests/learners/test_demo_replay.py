@@ -45,6 +45,12 @@ def test_actions_beyond_the_scale_are_refused():
         demo_replay(demonstrations(), 2.0, device="cpu")
 
 
+@pytest.mark.parametrize("scale", [0.1, 0.3, 0.7])
+def test_actions_at_the_scale_are_replayed(scale: float):
+    demos = [demo._replace(actions=torch.full_like(demo.actions, scale)) for demo in demonstrations()]
+    assert demo_replay(demos, scale, device="cpu").sample(8, 2).actions.amax().item() == pytest.approx(1.0)
+
+
 def test_what_was_executed_is_replayed():
     executed = [demo._replace(executed=demo.actions + 0.5) for demo in demonstrations()]
     plain, noisy = (demo_replay(demos, 5.0, device="cpu").rows["action"] for demos in (demonstrations(), executed))

@@ -106,6 +106,18 @@ def test_a_saved_buffer_draws_the_same(alpha):
     assert len(other.replay) == len(counters.replay) == 10 * NUM_ENVS
 
 
+def test_what_was_saved_without_priorities_is_drawn_with_them():
+    counters, none = Counters(10), torch.zeros(NUM_ENVS, dtype=torch.bool)
+    for _ in range(4):
+        counters.advance(none, none)
+    restored = Counters(10, priority_alpha=1.0).replay
+    restored.load_state_dict(counters.replay.state_dict())
+    restored.restart(counters.obs())
+    torch.manual_seed(0)
+    batch = restored.sample(300, 1)
+    assert batch.valid.all() and batch.obs["policy"][:, 0, 2].unique().tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
 def test_a_buffer_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="has 10 rows of 3 environments; allowed: 12 rows"):
         Counters(12).replay.load_state_dict(Counters(10).replay.state_dict())

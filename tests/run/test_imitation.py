@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from contextlib import closing
 from ctypes.util import find_library
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import h5py
 import pytest
 import torch
 
+from difftori_isaac.envs.dm_control import make_env
 from difftori_isaac.run import checkpoint as checkpoints
+from difftori_isaac.run.build import seed_everything
 from difftori_isaac.run.metrics import read_metrics
 from difftori_isaac.scripts.collect_demos import main as collect_demos
 from difftori_isaac.scripts.evaluate import main as evaluate
@@ -155,6 +158,20 @@ def test_episodes_that_are_not_finite_are_no_demonstrations(
     )
     assert collect("num_demos=2", "output=demos.hdf5") == 0
     assert "2 demonstrations of 20 steps" in capsys.readouterr().out
+
+
+def test_demonstrations_begin_elsewhere_than_what_is_evaluated(in_tmp_path: Path):
+    """With one seed for both: the episodes of an environment follow from it, whatever they are for."""
+    starts = []
+    for output in ("demos.hdf5", "again.hdf5"):
+        assert collect("num_demos=4", "num_envs=4", f"output={output}", "seed=5") == 0
+        with h5py.File(output) as file:
+            starts.append(torch.stack([torch.as_tensor(file[f"data/demo_{i}/obs/policy"][0]) for i in range(4)]))
+    assert torch.equal(*starts)
+    with closing(make_env("cartpole-swingup", num_envs=4, device="cpu", seed=5, overrides=CART[1:3])) as env:
+        seed_everything(5)
+        evaluated = env.reset()[0]["policy"]
+    assert (starts[0][:, None] - evaluated).abs().amax(dim=-1).min() > 1e-4
 
 
 def test_noise_is_executed_and_not_demonstrated(in_tmp_path: Path):
