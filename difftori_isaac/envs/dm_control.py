@@ -35,7 +35,7 @@ class DmControlSettings:
     """Processes the environments are divided among; 1 is this one. None is the number of cores, at most one for each
     environment."""
     episode_steps: _Positive = 1000
-    """Simulator steps after which an episode is truncated."""
+    """Simulator steps after which an episode is truncated; it ends with a whole action."""
 
 
 def make_env(
@@ -69,7 +69,6 @@ def make_env(
             action_repeat=action_repeat,
             pixels=settings.pixels,
             shadows=settings.shadows,
-            seed=seed,
             frame=(video.width, video.height),
         ),
         max_episode_length=-(-settings.episode_steps // action_repeat),

@@ -38,22 +38,20 @@ class DmControlEnv(gymnasium.Env[Any, np.ndarray]):
         *,
         action_repeat: int,
         pixels: bool,
-        seed: int,
         frame: tuple[int, int],
         shadows: bool = True,
     ) -> None:
-        """Loads the task.
+        """Loads the task. What it draws once, such as the masses of ``lqr``, is always the same.
 
         Args:
             domain: Domain of the suite, such as ``walker``.
             task: Task of the domain, such as ``walk``.
             action_repeat: Simulator steps for which an action is held; their rewards are summed.
             pixels: Whether observations are pictures.
-            seed: Seed of what a task draws once, such as the masses of ``lqr``.
             frame: Width and height of :meth:`render` [pixel].
             shadows: Whether pictures have shadows and reflections.
         """
-        random = np.random.RandomState(seed)
+        random = np.random.RandomState(0)
         self._env = suite.load(domain, task, task_kwargs={"random": random, "time_limit": float("inf")})
         self._action_repeat, self._pixels, self._frame = action_repeat, pixels, frame
         self._camera = _CAMERAS.get(domain, 0)

@@ -79,9 +79,13 @@ class EnvSlice:
     """
 
     def __init__(self, recipe: Recipe, indices: range) -> None:
-        """Makes the environments with these indices among all; their rows are this slice's own."""
+        """Makes the environments with these indices among all; their rows are this slice's own.
+
+        Raises:
+            SimulatorError: An environment cannot be made.
+        """
         self._recipe, self._indices = recipe, indices
-        self._envs = [recipe.make() for _ in indices]
+        self._envs = [self._guard(lambda _: recipe.make(), number) for number in range(len(indices))]
         space, actions = self._envs[0].observation_space, self._envs[0].action_space
         assert isinstance(space, Dict) and isinstance(actions, Box)
         self.metadata = self._envs[0].metadata

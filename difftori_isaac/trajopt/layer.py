@@ -89,10 +89,10 @@ class TrajOptLayer:
 
 
 def _check(z0: torch.Tensor, prior: torch.Tensor, warm_start: torch.Tensor | None, horizon: int) -> None:
-    if z0.ndim != 2 or not z0.is_floating_point():
+    if z0.ndim != 2 or z0.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"the initial states have shape {tuple(z0.shape)} and are {z0.dtype}; "
-            "allowed: (num_envs, state_dim), floating point"
+            "allowed: (num_envs, state_dim), float32 or float64"
         )
     if prior.ndim != 3 or prior.shape[:2] != (z0.shape[0], horizon):
         raise ValueError(

@@ -68,13 +68,22 @@ def test_an_action_is_held_and_its_rewards_are_summed():
 
 @pytest.mark.parametrize("task", ["walker-walk", "lqr-lqr-2-1"])
 def test_actions_are_scaled_and_clipped(task):
-    env = TASKS[task].make(action_repeat=1, pixels=False, seed=0, frame=(1, 1))
+    env = TASKS[task].make(action_repeat=1, pixels=False, frame=(1, 1))
     physics, spec = env._env.physics, env._env.action_spec()
     env.reset(seed=0)
     for action, control in ((5.0, spec.maximum), (-1.0, spec.minimum), (0.0, (spec.maximum + spec.minimum) / 2)):
         env.step(np.full(spec.shape, action))
         assert physics.control() == pytest.approx(control)
     env.close()
+
+
+def test_what_a_task_draws_once_does_not_follow_from_the_seed():
+    """Or a policy would be evaluated on another system than it has learned on."""
+    stiffness = []
+    for seed in (0, 1):
+        with closing(make("lqr-lqr-2-1", num_envs=1, seed=seed)) as env:
+            stiffness.append(env._envs._envs[0]._env.physics.model.jnt_stiffness.copy())
+    assert (stiffness[0] == stiffness[1]).all() and stiffness[0].min() > 0
 
 
 def test_the_time_limit_truncates():

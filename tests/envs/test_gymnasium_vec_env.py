@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from difftori_isaac.envs.env_slice import Recipe
+from difftori_isaac.envs.env_slice import EnvSlice, Recipe
 from difftori_isaac.envs.errors import SimulatorError
 from difftori_isaac.envs.gymnasium_vec_env import GymnasiumVecEnv
 from difftori_isaac.envs.worker_pool import WorkerPool
@@ -142,6 +142,14 @@ def test_tensors_are_no_views_of_what_comes_next():
 def test_pictures_and_step_time(pool):
     assert pool.render_frame().shape == (4, 6, 3)
     assert pool.step_dt == pytest.approx(0.05)
+
+
+def test_an_environment_that_cannot_be_made_is_named():
+    def make_none():
+        raise OSError("no display")
+
+    with pytest.raises(SimulatorError, match="^environment 2 of hand-made failed: OSError: no display$"):
+        EnvSlice(Recipe("hand-made", make_none, max_episode_length=1), range(2, 4))
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,8 @@ def derived(function: _Function) -> _Function:
 def derivatives_of(system: WarpSystem, scalar: Any) -> Derivatives:
     """First derivatives by Warp's reverse mode; second ones as central differences of it.
 
-    The differences are taken along one direction, with the step of least error: relative errors are of the order of
-    ``eps^(2/3)``, 4e-11 in float64 and 2e-5 in float32, and zero for linear functions up to rounding.
+    The differences are taken along one direction, with the step of least error where all derivatives are of one order:
+    errors are of the order of ``eps^(2/3)`` of the first derivatives, 4e-11 in float64 and 2e-5 in float32.
     """
     types = types_of(system, scalar)
     state, action, physical, output = types.state, types.action, types.physical, types.output
