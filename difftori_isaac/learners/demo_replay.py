@@ -31,7 +31,7 @@ def demo_replay(
         storage_device: Device of the rows; the same if not given.
 
     Raises:
-        ValueError: If an action is larger than ``action_scale``, or a demonstration has no rewards.
+        ValueError: If an action is larger than ``action_scale``, a demonstration has no rewards, or all are too short.
     """
     known = [demo.rewards for demo in demos if demo.rewards is not None]
     if len(known) < len(demos):
@@ -47,6 +47,10 @@ def demo_replay(
             "least that"
         )
     lengths = torch.tensor([len(demo.actions) for demo in demos])
+    if lengths.max() < 2:
+        raise ValueError(
+            "demonstrations have one step each; allowed: at least one of two, as the last observation is not known"
+        )
     actions = pad_sequence([actions / action_scale for actions in executed])
     rewards = pad_sequence(known)
     groups = {name: pad_sequence([demo.obs[name] for demo in demos]) for name in demos[0].obs}

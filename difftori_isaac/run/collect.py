@@ -49,7 +49,6 @@ def collect(overrides: Overrides) -> None:
         "env_kwargs": {"env_overrides": list(config.env_overrides), "seed": config.seed},
         "policy": config.policy if origin is None else str(origin.path),
     }
-    config = replace(config, seed=_own_seed(config.seed))
     returns: list[float] = []
     with closing(build.make_environment(config)) as env:
         policy = rollout.make_policy(config, env, origin)
@@ -82,7 +81,7 @@ def _episodes(config: CollectConfig, env: VecEnv, policy: rollout.Policy) -> Ite
     left = rollout.episodes_per_env(config.num_demos, env.num_envs)
     steps: list[list[_Step]] = [[] for _ in left]
     most, tried = config.max_episodes or MOST_TRIES * config.num_demos, 0
-    obs = rollout.reset(config, env)
+    obs = rollout.reset(replace(config, seed=_own_seed(config.seed)), env)
     while any(left):
         with torch.inference_mode():
             actions = policy(obs)

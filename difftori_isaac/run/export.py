@@ -61,10 +61,10 @@ def export(overrides: Overrides) -> None:
         raise RunError(f"cannot write to {folder}: {error.strerror}; give output=<directory>") from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    except RuntimeError as error:  # of torch's exporters, whose messages are long
+    except RuntimeError as error:  # of the exporters, whose messages are long
         reason = " ".join(str(error).split())[:200]
         raise RunError(
-            f"torch cannot export this policy with format={config.format} ({reason}); try another format"
+            f"cannot export this policy with format={config.format} ({reason}); try another format"
         ) from error
     _report(functions, sample(policy, config.seed), folder)
 
@@ -170,7 +170,11 @@ def _onnx(path: Path) -> Function:
 
     options = SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    try:
+        session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own have no other class in common
+        path.unlink()
+        raise RuntimeError(f"onnxruntime: {error}") from error
     return lambda obs: torch.from_numpy(session.run(None, {"obs": obs.numpy()})[0])
 
 

@@ -75,12 +75,12 @@ def _pivoted(qp: _BoxQP, held: _Held, num_pivots: int) -> tuple[_Held, torch.Ten
 
 
 def _revised(qp: _BoxQP, held: _Held, step: torch.Tensor) -> _Held:
-    """The components to hold after ``step``, which some were held in."""
+    """The components to hold after ``step``, which some were held in; ONNX has no choice between booleans."""
     slope = qp.gradient + (qp.hessian @ step[..., None])[..., 0]
     free = ~(held.at_low | held.at_high)
     return _Held(
-        at_low=torch.where(free, step < qp.low, held.at_low & (slope > 0)),
-        at_high=torch.where(free, step > qp.high, held.at_high & (slope < 0)),
+        at_low=(free & (step < qp.low)) | (held.at_low & (slope > 0)),
+        at_high=(free & (step > qp.high)) | (held.at_high & (slope < 0)),
     )
 
 

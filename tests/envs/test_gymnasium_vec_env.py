@@ -148,7 +148,7 @@ def test_an_environment_that_cannot_be_made_is_named():
     def make_none():
         raise OSError("no display")
 
-    with pytest.raises(SimulatorError, match="^environment 2 of hand-made failed: OSError: no display$"):
+    with pytest.raises(SimulatorError, match=r"^environment 2 of hand-made failed: OSError: no display$"):
         EnvSlice(Recipe("hand-made", make_none, max_episode_length=1), range(2, 4))
 
 

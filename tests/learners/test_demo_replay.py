@@ -64,6 +64,15 @@ def test_demonstrations_without_rewards_are_refused():
         demo_replay([*demonstrations()[:2], demonstrations()[2]._replace(rewards=None)], 5.0, device="cpu")
 
 
+def test_demonstrations_of_one_step_are_refused():
+    short = [
+        demo._replace(obs={"policy": demo.obs["policy"][:1]}, actions=demo.actions[:1], rewards=demo.rewards[:1])
+        for demo in demonstrations()
+    ]
+    with pytest.raises(ValueError, match="demonstrations have one step each; allowed: at least one of two"):
+        demo_replay(short, 5.0, device="cpu")
+
+
 def test_a_batch_is_mixed():
     torch.manual_seed(0)
     own, shown = (demo_replay(demonstrations(), scale, device="cpu") for scale in (5.0, 10.0))

@@ -95,6 +95,13 @@ def test_form_for_onnx_acts_as_the_policy():
     assert_same_actions(module, actor)
 
 
+def test_bounded_plans_are_in_operations_that_onnx_runtime_has():
+    """It has no choice between booleans."""
+    exported = make_actor(**SETTINGS["bounds"]).as_onnx(verbose=False)
+    choices = [node for node in exported.traced.graph.nodes if "where" in str(node.target)]
+    assert choices and all(node.meta["val"].dtype.is_floating_point for node in choices)
+
+
 def test_a_program_of_torch_export_takes_any_number_of_environments():
     actor = make_actor(horizon=3, iterations=2)
     num_envs = torch.export.Dim("num_envs")

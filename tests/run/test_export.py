@@ -93,7 +93,7 @@ def test_an_export_that_torch_refuses_is_one_line(in_tmp_path: Path, make_checkp
     monkeypatch.setattr(MLPModel, "as_onnx", lambda policy, verbose: FixedBatch())
     assert export(["run_dir=run", "policy=mlp", "format=torch_export"]) == 1
     text = capsys.readouterr().err
-    assert "torch cannot export this policy with format=torch_export (Constraints violated (num_envs)!" in text
+    assert "cannot export this policy with format=torch_export (Constraints violated (num_envs)!" in text
     assert text.count("\n") == 1
 
 
@@ -102,6 +102,15 @@ class FixedBatch(torch.nn.Module):
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         return obs + torch.zeros(2, OBS_DIM)
+
+
+def test_a_file_that_does_not_load_is_one_line(in_tmp_path: Path, make_checkpoint, capsys, monkeypatch):
+    folder = save_run("mlp", make_checkpoint)
+    monkeypatch.setattr(torch.onnx, "export", lambda program, f, **settings: f.write_bytes(b"no model"))
+    assert export(["run_dir=run", "policy=mlp", "format=onnx"]) == 1
+    text = capsys.readouterr().err
+    assert "cannot export this policy with format=onnx (onnxruntime: " in text and text.count("\n") == 1
+    assert not (folder / "policy.onnx").exists()
 
 
 def test_bad_export_is_one_line(in_tmp_path: Path, make_checkpoint, capsys, monkeypatch):

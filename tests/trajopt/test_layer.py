@@ -290,7 +290,10 @@ def test_bad_settings_name_what_is_allowed(changes, message):
     [
         ({"prior": (5, 7, 2)}, r"prior plan has shape \(5, 7, 2\); allowed: .* = \(5, 3, any\)"),
         ({"z0": (5,)}, r"initial states have shape \(5,\) .*; allowed: \(num_envs, state_dim\), float32 or float64"),
-        ({"z0": torch.int64}, r"initial states have shape \(5, 4\) and are torch.int64; allowed: .* float32 or float64"),
+        (
+            {"z0": torch.int64},
+            r"initial states have shape \(5, 4\) and are torch.int64; allowed: .* float32 or float64",
+        ),
         ({"z0": torch.bfloat16}, r"initial states have shape \(5, 4\) and are torch.bfloat16; allowed: .* float32 or"),
         ({"warm_start": (1, 3, 2)}, r"warm start has shape \(1, 3, 2\); allowed: .* prior plan, \(5, 3, 2\)"),
         ({"prior": torch.float32}, "prior plan is torch.float32 on cpu; allowed: .*, torch.float64 on cpu"),
