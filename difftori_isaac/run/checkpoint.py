@@ -134,8 +134,13 @@ def _write(payload: dict[str, Any], path: Path) -> None:
         os.close(directory)
 
 
-def load(path: Path, *, device: str = "cpu") -> Checkpoint:
+def load(path: Path, *, device: str = "cpu", mapped: bool = False) -> Checkpoint:
     """Reads a checkpoint, every byte checked.
+
+    Args:
+        path: The file.
+        device: Device of the tensors.
+        mapped: Whether tensors stay in the file until they are looked at: a replay buffer may be larger than memory.
 
     Raises:
         ConfigError: If the file is missing, truncated, corrupted or something else.
@@ -148,7 +153,7 @@ def load(path: Path, *, device: str = "cpu") -> Checkpoint:
         with zipfile.ZipFile(path) as archive:  # torch.load checks no checksums
             if (member := archive.testzip()) is not None:
                 raise ConfigError(f"checkpoint {path} is corrupted (checksum of {member}); use an earlier one")
-        payload = torch.load(path, map_location=device, weights_only=True)
+        payload = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     except (zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise ConfigError(
             f"checkpoint {path} is truncated, corrupted or no checkpoint ({error}); use an earlier one"

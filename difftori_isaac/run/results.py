@@ -89,7 +89,7 @@ class Results:
     def best_return(self) -> float | None:
         """Mean return of the best checkpoint; None if there is none yet."""
         try:
-            return checkpoints.load(checkpoints.find(self.run_dir, "best")).best_return
+            return checkpoints.load(checkpoints.find(self.run_dir, "best"), mapped=True).best_return
         except ConfigError:
             return None
 

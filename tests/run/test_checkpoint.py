@@ -5,11 +5,13 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.errors import ConfigError, RunError
+from difftori_isaac.run.results import Results
 
 
 def same(first, second) -> bool:
@@ -27,6 +29,21 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, make_checkpoint):
     loaded = checkpoints.load(checkpoints.save(saved, tmp_path, keep=3, best=True))
     for field in fields(saved):
         assert same(getattr(saved, field.name), getattr(loaded, field.name)), field.name
+
+
+def test_the_best_return_is_known_without_taking_memory(tmp_path: Path, make_checkpoint):
+    replay = {"replay": torch.zeros(16 * 2**20)}
+    checkpoints.save(make_checkpoint(learner=replay, best_return=4.5), tmp_path, keep=1, best=True)
+    replay.clear()
+    held = []
+    for mapped in (False, True):
+        before = psutil.Process().memory_full_info().uss
+        found = checkpoints.load(checkpoints.find(tmp_path, "best"), mapped=mapped)
+        held.append(psutil.Process().memory_full_info().uss - before)
+        assert found.learner["replay"].shape == (16 * 2**20,) and found.best_return == 4.5
+        del found
+    assert held[0] > 60 * 2**20 > 20 * 2**20 > held[1]
+    assert Results(tmp_path).best_return == 4.5
 
 
 def test_a_checkpoint_of_the_former_format_means_what_it_meant(tmp_path: Path, make_checkpoint, monkeypatch):
