@@ -23,6 +23,7 @@ from difftori_isaac.run.results import flat
 if TYPE_CHECKING:
     from difftori_isaac.envs.vec_env import VecEnv, VideoRequest
     from difftori_isaac.learners.learner import Learner
+    from difftori_isaac.run.checkpoint import Checkpoint
 
 CPU_NUM_ENVS = 512
 """Isaac Lab's environments on CPU unless asked otherwise. A step with a robot arm costs about 36 ms plus 0.24 ms per
@@ -56,7 +57,7 @@ USED = {
 }
 """Settings of rsl_rl of which only these values are used."""
 
-TOTALS = ("learner.total_env_steps", "learner.total_updates")
+TOTALS = ("learner.total_env_steps", "learner.total_updates", "learner.num_updates")
 """Settings that :func:`default_iterations` follows from."""
 
 
@@ -238,13 +239,17 @@ def _unused(settings: Mapping[str, Any]) -> list[str]:
     return [*(name for name in flags if algorithm.get(name)), *others, *of_critic]
 
 
-def default_iterations(config: RunConfig, *, iteration: int = 0, env_steps: int = 0) -> int:
-    """Iterations in which the learner does all that its settings ask for in total, some of which may be done."""
-    if isinstance(config.learner, ImitationConfig):
-        return math.ceil(config.learner.total_updates / config.learner.num_updates)
-    assert isinstance(config.learner, ModelBasedConfig)
-    left = max(config.learner.total_env_steps - env_steps, 0)
-    return iteration + math.ceil(left / ((config.num_envs or 1) * config.learner.num_steps_per_env))
+def default_iterations(config: RunConfig, start: Checkpoint | None) -> int:
+    """Iterations in which the learner does all that its settings ask for in total, of which ``start`` has done some."""
+    learner, iteration = config.learner, 0 if start is None else start.iteration
+    if isinstance(learner, ImitationConfig):
+        total, each = learner.total_updates, learner.num_updates
+        done = 0 if start is None else start.learner["num_updates"]
+    else:
+        assert isinstance(learner, ModelBasedConfig)
+        total, each = learner.total_env_steps, (config.num_envs or 1) * learner.num_steps_per_env
+        done = 0 if start is None else start.env_steps
+    return iteration + math.ceil(max(total - done, 0) / each)
 
 
 def make_learner(config: RunConfig, env: VecEnv) -> Learner:

@@ -60,8 +60,7 @@ def train(overrides: Overrides) -> None:
         with closing(build.make_environment(seeded)) as env, distributed.lost_ranks_named(world, run_dir):
             config = replace(config, num_envs=env.num_envs)
             if config.max_iterations is None:
-                done = {} if start is None else {"iteration": start.iteration, "env_steps": start.env_steps}
-                config = replace(config, max_iterations=build.default_iterations(config, **done))
+                config = replace(config, max_iterations=build.default_iterations(config, start))
             run = TrainingRun(config, run_dir, env, start, world)
             run.loop()
 
@@ -95,7 +94,7 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
             raise ConfigError(f"max_iterations is missing; give max_iterations=<n>, as task {config.task} sets none")
     config = build.fill_from_task(replace(config, **resolved), settings)
     if isinstance(config.learner, ImitationConfig):
-        most, updates = build.default_iterations(config), config.learner.total_updates
+        most, updates = build.default_iterations(config, start), config.learner.total_updates
         if (iterations := config.max_iterations or most) > most:
             raise ConfigError(
                 f"max_iterations is {iterations}, but the learning rate is 0 after {most}; allowed: at most {most}, or "

@@ -65,6 +65,21 @@ def test_collect_train_resume_and_evaluate(in_tmp_path: Path, capsys: pytest.Cap
     assert returns[0] != returns[1]
 
 
+def test_a_resume_with_another_number_of_updates_does_those_that_are_left(
+    in_tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    assert collect("num_demos=2", "output=demos.hdf5") == 0
+    chosen = ("policy=mlp", "num_envs=2", "learner.dataset=demos.hdf5", "learner.total_updates=10", "run_dir=run")
+    assert train([*CART, *LEARNER, *chosen]) == 0
+    assert train(["resume=run", "learner.total_updates=20", "learner.num_updates=8"]) == 0
+    capsys.readouterr()
+    assert train(["resume=run", "learner.num_updates=8", "max_iterations=5"]) == 2
+    assert "max_iterations is 5, but the learning rate is 0 after 4; allowed: at most 4" in capsys.readouterr().err
+    assert [row["num_updates"] for row in read_metrics(Path("run/metrics.csv"))] == ["5", "10", "18", "26"]
+    assert train(["resume=run/checkpoints/checkpoint_0000003.pt", "learner.num_updates=1"]) == 0
+    assert [row["num_updates"] for row in read_metrics(Path("run/metrics.csv"))][3:] == ["19", "20"]
+
+
 @pytest.mark.parametrize("policy", ["mlp", "diffusion", "ibc"])
 def test_baselines_train_and_are_evaluated(in_tmp_path: Path, policy: str):
     assert collect("num_demos=2", "output=demos.hdf5") == 0
