@@ -42,10 +42,13 @@ class Demonstration(NamedTuple):
         return float("nan") if self.rewards is None else float(self.rewards.sum())
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of a sample: of ``actions`` and, by ``observation group <name>``, of what is observed."""
+    def layouts(self) -> dict[str, str]:
+        """Shapes of a sample, of ``actions`` and, by ``observation group <name>``, of what is observed.
+
+        Those of images are followed by the type of their numbers, which tells the scale.
+        """
         arrays = {"actions": self.actions} | {f"observation group {name}": value for name, value in self.obs.items()}
-        return {name: tuple(array.shape[1:]) for name, array in arrays.items()}
+        return {name: _layout(array) for name, array in arrays.items()}
 
 
 def read(path: Path, groups: Sequence[str], limit: int | None = None) -> list[Demonstration]:
@@ -58,7 +61,7 @@ def read(path: Path, groups: Sequence[str], limit: int | None = None) -> list[De
 
     Raises:
         ValueError: If there is no such file, it is damaged or has another layout, fewer demonstrations or not all the
-            groups, if demonstrations have different shapes, or if something in it is not finite.
+            groups, if demonstrations have different shapes or types of images, or if something in it is not finite.
     """
     if not path.exists():
         raise ValueError(f"demonstrations {path} cannot be read: there is no such file; allowed: an HDF5 file")
@@ -76,22 +79,22 @@ def task_of(path: Path) -> str | None:
         return None
 
 
-def check_shapes(path: Path, demo: Demonstration, obs_shapes: Mapping[str, tuple[int, ...]], num_actions: int) -> None:
+def check_layouts(path: Path, demo: Demonstration, obs: Mapping[str, torch.Tensor], num_actions: int) -> None:
     """Check that demonstrations of ``path``, of which ``demo`` is one, are of an environment like this one.
 
     Args:
         path: Their file.
         demo: One of them.
-        obs_shapes: Shapes of its observation groups, without the batch.
+        obs: Observation groups of the environment, each of shape (batch, ...).
         num_actions: Number of actions.
 
     Raises:
         ValueError: If they are not.
     """
-    wanted = {"actions": (num_actions,)} | {f"observation group {name}": obs_shapes[name] for name in demo.obs}
-    for what, found in demo.shapes.items():
+    wanted = Demonstration(dict(obs), torch.empty(0, num_actions), None).layouts
+    for what, found in demo.layouts.items():
         if found != wanted[what]:
-            raise ValueError(f"demonstrations {path} have {what} of shape {found}; allowed here: {tuple(wanted[what])}")
+            raise ValueError(f"demonstrations {path} have {what} of shape {found}; allowed here: {wanted[what]}")
 
 
 @contextmanager
@@ -116,9 +119,9 @@ def _read(file: Any, path: Path, groups: Sequence[str], limit: int | None) -> li
     for name in names[:limit]:
         with _undamaged(where := f"{path}: {name}"):
             demos.append(_read_one(data[name], where, groups))
-        for what, shape in demos[-1].shapes.items():
-            if shape != (first := demos[0].shapes[what]):
-                raise ValueError(f"{where} has {what} of shape {shape}; allowed: {first}, as in {names[0]}")
+        for what, layout in demos[-1].layouts.items():
+            if layout != (first := demos[0].layouts[what]):
+                raise ValueError(f"{where} has {what} of shape {layout}; allowed: {first}, as in {names[0]}")
     return demos
 
 
@@ -162,6 +165,11 @@ def _tensor(dataset: Any, what: str) -> torch.Tensor:
     if not tensor.isfinite().all():
         raise ValueError(f"{what} is not finite everywhere; allowed: demonstrations without NaN and Inf")
     return tensor
+
+
+def _layout(array: torch.Tensor) -> str:
+    shape = str(tuple(array.shape[1:]))
+    return shape if array.ndim <= 3 else f"{shape} as {'uint8' if array.dtype == torch.uint8 else 'float'}"
 
 
 def _number(name: str) -> int:

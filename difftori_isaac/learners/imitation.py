@@ -132,7 +132,7 @@ class Imitation:
     def _load_demonstrations(self) -> None:
         config, policy = self.config, self.policy
         demos = demonstrations.read(path := Path(config.dataset or ""), self.groups, config.num_demos)
-        demonstrations.check_shapes(path, demos[0], policy.obs_shapes, policy.num_actions)
+        demonstrations.check_layouts(path, demos[0], policy.obs_like, policy.num_actions)
         share = round(config.validation_share * len(demos), 6)  # 0.07 * 100 is above 7
         held_back = min(math.ceil(share), len(demos) - 1)
         if share and not held_back:

@@ -216,7 +216,7 @@ class ModelBased:
 
     def _read_demonstrations(self, path: Path) -> ReplayBuffer:
         demos = demonstrations.read(path, self.groups)
-        demonstrations.check_shapes(path, demos[0], self.replay.obs_shapes, self.world_model.action_dim)
+        demonstrations.check_layouts(path, demos[0], self.replay.obs_like, self.world_model.action_dim)
         storage = self.replay.storage_device
         return demo_replay(demos, self.config.action_scale, device=self.device, storage_device=storage)
 

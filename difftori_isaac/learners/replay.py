@@ -108,13 +108,9 @@ class ReplayBuffer:
         self._begin(self.written, obs)
 
     @property
-    def obs_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the observation groups of one environment."""
-        return {
-            name.removeprefix(_OBS): tuple(value.shape[2:])
-            for name, value in self.rows.items()
-            if name.startswith(_OBS)
-        }
+    def obs_like(self) -> dict[str, torch.Tensor]:
+        """Observation groups of no environment, each of shape (0, ...) and the type of those that are held."""
+        return {name.removeprefix(_OBS): value[0, :0] for name, value in self.rows.items() if name.startswith(_OBS)}
 
     def __len__(self) -> int:
         """Environment steps held, those of a failed environment and rows between episodes included."""

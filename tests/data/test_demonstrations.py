@@ -158,6 +158,14 @@ def test_demonstrations_of_different_shapes_are_refused(tmp_path):
             read(path, ["policy"])
 
 
+def test_pictures_of_different_types_are_refused(tmp_path):
+    demo, path = make_demo(4), tmp_path / "demos.hdf5"
+    write(path, [demo, demo._replace(obs={"pixels": demo.obs["pixels"].float()})])
+    message = r"demo_1 has observation group pixels of shape \(3, 8, 8\) as float; allowed: \(3, 8, 8\) as uint8, as in"
+    with pytest.raises(ValueError, match=message):
+        read(path, ["pixels"])
+
+
 @pytest.mark.parametrize("place", [0.1, 0.3, 0.5, 0.7])
 def test_damaged_files_are_refused(tmp_path, place):
     """Wherever the bytes of the file's own structure, among the many of its arrays, are wrong."""

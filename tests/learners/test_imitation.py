@@ -315,6 +315,20 @@ def test_what_does_not_fit_is_refused(demos):
         build(demos, env=env).train_mode()
 
 
+def test_pictures_of_another_type_than_the_environment_s_are_refused(tmp_path):
+    """They would be learned at another scale than that at which the policy sees."""
+    pixels = torch.randint(256, (3, 3, 24, 24), dtype=torch.uint8)
+    for written, seen, message in (
+        (pixels.float(), pixels, r"as float; allowed here: \(3, 24, 24\) as uint8"),
+        (pixels, pixels.float(), r"as uint8; allowed here: \(3, 24, 24\) as float"),
+    ):
+        with writing(tmp_path / "demos.hdf5", {}) as writer:
+            writer.add(Demonstration({"pixels": written}, torch.rand(3, 2), torch.zeros(3)))
+        settings = {"env": make_env(3, pixels=seen), "obs_groups": {"actor": ["pixels"]}}
+        with pytest.raises(ValueError, match=rf"have observation group pixels of shape \(3, 24, 24\) {message}"):
+            build(tmp_path / "demos.hdf5", "mlp", **settings).train_mode()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -61,8 +61,8 @@ class ChunkPolicy(nn.Module, ABC):
         """
         super().__init__()
         self.num_actions, self.horizon, self.config = num_actions, horizon, config
-        self.obs_shapes = {name: tuple(obs[name].shape[1:]) for name in groups}
-        """Shape of each observation group, without that of the batch."""
+        self.obs_like = {name: obs[name][:0].clone() for name in groups}
+        """Observation groups of no environment, each of shape (0, ...) and the type of those that are seen."""
         self.encoders = GroupEncoders(obs, groups, config.encoders)
         for encoder in self.encoders.values():
             if isinstance(encoder, ImageEncoder):
