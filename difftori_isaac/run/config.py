@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache, reduce
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, TypeAdapter, ValidationError, with_config
@@ -29,6 +30,9 @@ VARIANTS: dict[str, tuple[type, ...]] = {
     "world_model": (WorldModelConfig, TdWorldModelConfig, ChunkModelConfig),
 }
 """Sections that have several forms, told apart by their ``name``; the first one is the default."""
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".gif", ".mkv", ".mov")
+"""Formats of a video, by the suffix of its file."""
 
 _VARIANT_NAMES = tuple(f"{section}.name" for section in VARIANTS)
 
@@ -171,6 +175,8 @@ class PlayConfig(RolloutConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least(self, 1, "num_steps")
+        if self.video_path is not None and Path(self.video_path).suffix.lower() not in VIDEO_SUFFIXES:
+            raise ConfigError(f"video_path is {self.video_path}; allowed: a file ending in {', '.join(VIDEO_SUFFIXES)}")
         if self.plan and not (self.video and self.policy == "trajopt"):
             raise ConfigError(
                 f"plan is true with video={str(self.video).lower()} and policy={self.policy}; "

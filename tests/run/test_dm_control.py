@@ -150,6 +150,14 @@ def test_a_video_that_cannot_be_written_is_one_line(num_steps: int, in_tmp_path:
     assert text.err.endswith("; give video_path=<file>.mp4\n") and "video written" not in text.out
 
 
+@pytest.mark.parametrize("name", ["video", "video.jpg"])
+def test_a_video_of_an_unknown_format_is_refused(name: str, in_tmp_path: Path, capsys: pytest.CaptureFixture):
+    asked = ("task=cartpole-swingup", "policy=random", "env.num_workers=1", "device=cpu", "num_steps=3", "video=true")
+    assert play([*asked, f"video_path={name}"]) == 2
+    assert f"video_path is {name}; allowed: a file ending in .mp4, " in capsys.readouterr().err
+    assert not Path(name).exists()
+
+
 def test_bad_input_is_one_line(in_tmp_path: Path, capsys: pytest.CaptureFixture):
     for argument in ("env.pixel=true", "env.action_repeat=fast"):
         assert train([*SMALL, "max_iterations=1", argument]) == 2
