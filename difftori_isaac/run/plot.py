@@ -70,17 +70,22 @@ def plot(overrides: Overrides) -> None:
 
 
 def find_runs(runs: str | Sequence[str], file: str = "metrics.csv") -> list[Path]:
-    """Run directories with a ``file`` that a pattern, or any of a list of patterns, matches.
+    """Run directories that a pattern, or any of a list of patterns, matches, with a ``file`` that has rows.
 
     Raises:
-        ConfigError: If there are none.
+        ConfigError: If there are none, or a file is damaged.
     """
     patterns = [runs] if isinstance(runs, str) else runs
     found = sorted({Path(path) for pattern in patterns for path in glob.glob(pattern)})  # noqa: PTH207 (absolute patterns)
     run_dirs = [path for path in found if (path / file).is_file()]
     if not run_dirs:
         raise ConfigError(f"runs is {runs}, where no directory has the file {file}; allowed: run directories")
-    return run_dirs
+    empty = [path for path in run_dirs if not read_metrics(path / file)]
+    if empty == run_dirs:
+        raise ConfigError(f"runs is {runs}, where no {file} has a row yet; allowed: runs that have one")
+    for path in empty:
+        print(f"note: {path / file} has no row yet: left out")
+    return [path for path in run_dirs if path not in empty]
 
 
 def variant(settings: Mapping[str, Any], label: str | Sequence[str], run_dir: Path) -> str:

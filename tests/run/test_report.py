@@ -13,6 +13,7 @@ from difftori_isaac.run.curves import curve_name
 from difftori_isaac.run.metrics import MetricsFile
 from difftori_isaac.run.panels import arrange
 from difftori_isaac.run.report import try_report, write_report
+from difftori_isaac.scripts.plot import main as plot
 from difftori_isaac.scripts.report import main
 
 VOID = ("meta", "br", "link", "img", "input")
@@ -145,6 +146,18 @@ def test_a_comparison_leaves_out_a_mean_of_curves_that_have_nothing_in_common(tm
     page = tmp_path / "all.html"
     assert main([f"runs={tmp_path}/?", f"output={page}"]) == 0
     assert "2 runs by policy" in Page(page).text and "stroke: #3b82f6" not in page.read_text()
+
+
+def test_runs_without_a_finished_iteration_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture):
+    for name, rows in (("a", 0), ("b", 3)):
+        make_run(tmp_path / name, rows=rows)
+    for write, output in ((main, "all.html"), (plot, "all.png")):
+        assert write([f"runs={tmp_path}/?", f"output={tmp_path}/{output}"]) == 0
+        assert f"note: {tmp_path}/a/metrics.csv has no row yet: left out\n" in capsys.readouterr().out
+        assert write([f"runs={tmp_path}/a", f"output={tmp_path}/none"]) == 2
+        text = capsys.readouterr().err
+        assert f"{tmp_path}/a, where no metrics.csv has a row yet; allowed: runs that have one" in text
+    assert "1 run by policy" in Page(tmp_path / "all.html").text
 
 
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture):
