@@ -223,14 +223,12 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     """
     try:
         text = path.read_bytes().decode()
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} is no table ({error}); allowed: the file as it was written") from None
     if rows and "iteration" not in rows[0]:
         columns = ", ".join(map(str, rows[0]))
         raise ConfigError(f"{path} has the columns {columns}; allowed: the file as it was written, with 'iteration'")
-    if rows and not text.endswith("\n") and _damaged_cell(rows[-1]):
-        rows.pop()
     rows = [row for row in rows if None not in row.values() and None not in row and row["iteration"].isdigit()]
     if found := next(filter(None, map(_damaged_cell, rows)), None):
         raise ConfigError(f"{found} of {path}; allowed: a number, or nothing")

@@ -61,9 +61,10 @@ def test_a_damaged_table_is_named(damage: bytes, script: str, run: Path, capsys:
     assert METRICS[damage] in text and str(run / "metrics.csv") in text
 
 
-def test_a_last_row_that_was_cut_off_within_a_number_is_left_out(run: Path):
+@pytest.mark.parametrize("cut", ["2,3", "2,32,-", "2,32,1.2", "2,32,1.25"])
+def test_a_last_row_that_was_cut_off_is_left_out(cut: str, run: Path):
     with (run / "metrics.csv").open("a") as file:
-        file.write("2,32,-")
+        file.write(cut)
     assert [row["iteration"] for row in read_metrics(run / "metrics.csv")] == ["1"]
 
 

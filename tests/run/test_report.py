@@ -142,7 +142,7 @@ def test_a_comparison_leaves_out_a_mean_of_curves_that_have_nothing_in_common(tm
     for seed, steps in enumerate(((8, 16), (24, 32))):
         rows = (f"{iteration},{step},{seed}" for iteration, step in enumerate(steps, 1))
         run = make_run(tmp_path / str(seed), seed=seed, rows=0)
-        (run / "metrics.csv").write_text("\n".join(["iteration,env_steps,mean_return", *rows]))
+        (run / "metrics.csv").write_text("\n".join(["iteration,env_steps,mean_return", *rows, ""]))
     page = tmp_path / "all.html"
     assert main([f"runs={tmp_path}/?", f"output={page}"]) == 0
     assert "2 runs by policy" in Page(page).text and "stroke: #3b82f6" not in page.read_text()
