@@ -41,7 +41,7 @@ def write_record(run_dir: Path, *, iteration: int, processes: int, num_envs: int
     git, diff = _git(Path(difftori_isaac.__file__).parent)
     if diff:
         git["diff"] = f"git_{len(starts)}.patch"
-        (run_dir / git["diff"]).write_text(diff + "\n")
+        (run_dir / git["diff"]).write_bytes(diff)
     starts.append(
         {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -82,21 +82,24 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git(folder: Path) -> tuple[dict[str, Any], str]:
-    """State of the repository that ``folder`` lies in, and what differs from its revision."""
+def _git(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """State of the repository that ``folder`` lies in, and what differs from its revision, in the files' own bytes."""
 
-    def git(*arguments: str) -> str:
+    def git(*arguments: str) -> bytes:
         try:
-            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
-            return ""
-        return done.stdout.strip("\n") if done.returncode == 0 else ""
+            return b""
+        return done.stdout if done.returncode == 0 else b""
+
+    def lines(*arguments: str) -> list[str]:
+        return os.fsdecode(git(*arguments)).splitlines()
 
     root = folder
-    root = Path(git("rev-parse", "--show-toplevel") or folder)
-    revision = git("rev-parse", "HEAD") or None
-    diff = git("diff", "HEAD") if revision else ""
-    untracked = git("ls-files", "--others", "--exclude-standard").splitlines() if revision else []
+    root = Path(next(iter(lines("rev-parse", "--show-toplevel")), folder))
+    revision = next(iter(lines("rev-parse", "HEAD")), None)
+    diff = git("diff", "HEAD") if revision else b""
+    untracked = lines("ls-files", "--others", "--exclude-standard") if revision else []
     return {"revision": revision, "dirty": bool(diff or untracked), "untracked": untracked[:100]}, diff
 
 

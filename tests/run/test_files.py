@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
+import difftori_isaac
 from difftori_isaac.run.errors import ConfigError
 from difftori_isaac.run.files import RunRecord, discard_evaluations_after, read_json, read_settings
 from difftori_isaac.run.metrics import read_metrics
@@ -88,6 +90,30 @@ def test_what_a_run_writes_is_read_back(run: Path):
     assert [start["iteration"] for start in read_json(run / "run.json", RunRecord)["starts"]] == [0, 1]
     assert read_settings(run, "task")["max_iterations"] == 3
     assert read_json(run / "none.json", RunRecord) == {}
+
+
+def test_changes_of_any_encoding_are_kept_as_a_patch_that_applies(
+    run: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+):
+    repository = tmp_path_factory.mktemp("repository")
+
+    def git(*arguments: str) -> None:
+        user = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "core.autocrlf=false")
+        subprocess.run(["git", *user, *arguments], cwd=repository, check=True)
+
+    source, changed = repository / "__init__.py", b"# gr\xfc\xdfe\r\nx = 2\r\n\r\n"
+    source.write_bytes(b"x = 1\r\n")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    source.write_bytes(changed)
+    monkeypatch.setattr(difftori_isaac, "__file__", str(source))
+    write_record(run, iteration=0, processes=1, num_envs=1)
+    (start,) = read_json(run / "run.json", RunRecord)["starts"]
+    assert start["git"]["dirty"] and len(start["git"]["revision"]) == 40
+    git("checkout", "-q", ".")
+    git("apply", str(run / start["git"]["diff"]))
+    assert source.read_bytes() == changed
 
 
 def evaluate(run: Path, iteration: int | None) -> None:
