@@ -77,11 +77,17 @@ def _own_seed(seed: int) -> int:
 
 
 def _episodes(config: CollectConfig, env: VecEnv, policy: rollout.Policy) -> Iterator[Demonstration]:
-    """The first good episodes of every environment, the same number in each up to one: short ones count no more."""
+    """The first good episodes of every environment, the same number in each up to one: short ones count no more.
+
+    They hold the observation groups that a learner can observe, which are tensors.
+    """
     left = rollout.episodes_per_env(config.num_demos, env.num_envs)
     steps: list[list[_Step]] = [[] for _ in left]
     most, tried = config.max_episodes or MOST_TRIES * config.num_demos, 0
     obs = rollout.reset(replace(config, seed=_own_seed(config.seed)), env)
+    groups = [name for name, group in obs.items() if isinstance(group, torch.Tensor)]
+    if terms := [str(name) for name in obs.keys() if name not in groups]:  # noqa: SIM118
+        print(f"note: left out as dictionaries, which no learner observes: observation groups {', '.join(terms)}")
     while any(left):
         with torch.inference_mode():
             actions = policy(obs)
@@ -90,7 +96,8 @@ def _episodes(config: CollectConfig, env: VecEnv, policy: rollout.Policy) -> Ite
             if env.clip_actions is not None:
                 executed = executed.clamp(-env.clip_actions, env.clip_actions)
             following, rewards, dones, extras = env.step(executed)
-        row, (action, done, reward) = obs.clone().cpu(), (x.clone().cpu() for x in (actions, executed, rewards))
+        row = obs.select(*groups).clone().cpu()
+        action, done, reward = (x.clone().cpu() for x in (actions, executed, rewards))
         bad, obs = extras["nonfinite"].tolist(), following
         for index, ended in enumerate(dones.bool().tolist()):
             if not left[index]:

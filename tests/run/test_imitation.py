@@ -8,14 +8,19 @@ import shutil
 from contextlib import closing
 from ctypes.util import find_library
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import pytest
 import torch
+from tensordict import TensorDict
 
+from difftori_isaac.data import demonstrations
 from difftori_isaac.envs.dm_control import make_env
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.build import seed_everything
+from difftori_isaac.run.collect import _episodes
+from difftori_isaac.run.config import CollectConfig
 from difftori_isaac.run.metrics import read_metrics
 from difftori_isaac.scripts.collect_demos import main as collect_demos
 from difftori_isaac.scripts.evaluate import main as evaluate
@@ -173,6 +178,18 @@ def test_episodes_that_are_not_finite_are_no_demonstrations(
     )
     assert collect("num_demos=2", "output=demos.hdf5") == 0
     assert "2 demonstrations of 20 steps" in capsys.readouterr().out
+
+
+def test_observations_that_are_dictionaries_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture):
+    obs = TensorDict({"policy": torch.ones(2, 3), "terms": {"grasp": torch.ones(2, 1)}}, [2])
+    following = (obs, torch.ones(2), torch.ones(2), {"nonfinite": torch.zeros(2)})
+    env = SimpleNamespace(num_envs=2, clip_actions=None, reset=lambda: (obs, {}), step=lambda actions: following)
+    with demonstrations.writing(tmp_path / "demos.hdf5", {}) as writer:
+        for demo in _episodes(CollectConfig(task="Cart", num_demos=2), env, lambda obs: torch.zeros(2, 1)):
+            writer.add(demo)
+    with h5py.File(tmp_path / "demos.hdf5") as file:
+        assert list(file["data/demo_1/obs"]) == ["policy"]
+    assert capsys.readouterr().out.endswith("which no learner observes: observation groups terms\n")
 
 
 def test_demonstrations_begin_elsewhere_than_what_is_evaluated(in_tmp_path: Path):
