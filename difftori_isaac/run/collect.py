@@ -109,12 +109,12 @@ def _episodes(config: CollectConfig, env: VecEnv, policy: rollout.Policy) -> Ite
             if not bad[index] and (config.min_return is None or demo.episode_return >= config.min_return):
                 left[index] -= 1
                 yield demo
-        if tried >= most and any(left):
-            raise RunError(
-                f"{config.num_demos - sum(left)} of {tried} episodes are finite and return min_return="
-                f"{config.min_return} or more, but {config.num_demos} are asked for; nothing was written: "
-                "give a smaller min_return, fewer num_demos or more max_episodes"
-            )
+            if tried >= most and any(left):
+                raise RunError(
+                    f"{config.num_demos - sum(left)} of {tried} episodes are finite and return min_return="
+                    f"{config.min_return} or more, but {config.num_demos} are asked for; nothing was written: "
+                    "give a smaller min_return, fewer num_demos or more max_episodes"
+                )
 
 
 class _Step(NamedTuple):

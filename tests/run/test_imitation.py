@@ -166,6 +166,8 @@ def test_only_episodes_that_are_good_enough_are_kept(in_tmp_path: Path, capsys: 
     capsys.readouterr()
     assert collect("num_demos=2", "min_return=1e6", "output=best.hdf5") == 1
     assert "0 of 20 episodes are finite and return min_return=1000000.0 or more" in capsys.readouterr().err
+    assert collect("num_demos=2", "max_episodes=1", "output=best.hdf5") == 1
+    assert "1 of 1 episodes are finite and return min_return=None or more, but 2" in capsys.readouterr().err
     assert not Path("best.hdf5").exists()
 
 
