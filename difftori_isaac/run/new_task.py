@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import shlex
 from dataclasses import dataclass
 from importlib import resources, util
 from pathlib import Path
@@ -84,7 +85,7 @@ def new_task(overrides: Overrides) -> None:
         print(path)
     train = f"task={config.name} num_envs=16 max_iterations=2"
     if repository is None:
-        print(f"install it: uv pip install --no-deps -e {_package_folder(config)}")
+        print(f"install it: uv pip install --no-deps -e {shlex.quote(str(_package_folder(config)))}")
         print(f"train it: uv run --no-sync scripts/train.py {train}, or difftori-train {train}")
     else:
         print(f"train it: uv run scripts/train.py {train}")

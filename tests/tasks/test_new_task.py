@@ -104,6 +104,14 @@ def test_what_cannot_be_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_command_that_installs_a_package_is_one_for_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.chdir(tmp_path)
+    assert new_task(["name=MyReach", "robot=franka", "output='a b/c'"]) == 0
+    assert "install it: uv pip install --no-deps -e 'a b/c'\n" in capsys.readouterr().out
+
+
 def test_nothing_is_overwritten(tmp_path: Path):
     config = NewTaskConfig(name="Balance", robot="cartpole", output=str(tmp_path))
     files = task_files(config, None)
