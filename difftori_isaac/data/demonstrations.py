@@ -161,7 +161,8 @@ def _tensor(dataset: Any, what: str) -> torch.Tensor:
         raise ValueError(f"{what} is {found}; allowed: numbers of shape (num_samples, ...)")
     array = dataset[()]
     is_images = array.dtype == np.uint8 and array.ndim > 3
-    tensor = torch.from_numpy(array if is_images else array.astype(np.float32))
+    with np.errstate(over="ignore"):  # to Inf, which is refused
+        tensor = torch.from_numpy(array if is_images else array.astype(np.float32))
     if not tensor.isfinite().all():
         raise ValueError(f"{what} is not finite everywhere; allowed: demonstrations without NaN and Inf")
     return tensor

@@ -148,6 +148,15 @@ def test_bad_demonstrations_are_refused(tmp_path, damage, message):
         read(tmp_path / "demos.hdf5", ["policy"])
 
 
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_float32_are_refused_without_a_warning(tmp_path):
+    write(tmp_path / "demos.hdf5", [make_demo(4)])
+    with h5py.File(tmp_path / "demos.hdf5", "r+") as file:
+        replace(file["data/demo_0"], "actions", np.full((4, 2), 1e300))
+    with pytest.raises(ValueError, match="demo_0, actions is not finite everywhere"):
+        read(tmp_path / "demos.hdf5", ["policy"])
+
+
 def test_demonstrations_of_different_shapes_are_refused(tmp_path):
     demo, path = make_demo(4), tmp_path / "demos.hdf5"
     other = {"actions": torch.zeros(4, 5), "obs": demo.obs | {"policy": torch.zeros(4, 7)}}
