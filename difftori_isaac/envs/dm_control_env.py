@@ -41,7 +41,7 @@ class DmControlEnv(gymnasium.Env[Any, np.ndarray]):
         frame: tuple[int, int],
         shadows: bool = True,
     ) -> None:
-        """Loads the task. What it draws once, such as the masses of ``lqr``, is always the same.
+        """Loads the task. What it draws once, such as the springs of ``lqr``, is always the same.
 
         Args:
             domain: Domain of the suite, such as ``walker``.

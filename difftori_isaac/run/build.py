@@ -57,8 +57,11 @@ USED = {
 }
 """Settings of rsl_rl of which only these values are used."""
 
-TOTALS = ("learner.total_env_steps", "learner.total_updates", "learner.num_updates")
-"""Settings that :func:`default_iterations` follows from."""
+TOTALS = ("learner.total_env_steps", "learner.total_updates")
+"""Settings of what a learner does in all, which :func:`default_iterations` follows from."""
+
+SHARES = ("num_envs", "learner.num_steps_per_env", "learner.num_updates")
+"""Settings of what an iteration does of it."""
 
 
 def resolve_device(device: str) -> str:

@@ -207,5 +207,5 @@ def discard_after(run_dir: Path, iteration: int) -> None:
         if int(path.stem.rsplit("_", 1)[-1]) > iteration:
             path.unlink()
     with suppress(ConfigError):  # there is none, or none that can be read
-        if load(best := find(run_dir, "best")).iteration > iteration:
+        if load(best := find(run_dir, "best"), mapped=True).iteration > iteration:
             best.unlink()

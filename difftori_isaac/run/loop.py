@@ -76,8 +76,9 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
         given = {section: to_dict(getattr(asked, section)) for section in VARIANTS if section in overrides.groups}
         start = _start(overrides, given)
         layers = [start.config]
-        if overrides.values.keys() & build.TOTALS:  # more of them are more iterations, unless these are given too
-            layers.append({"max_iterations": None})
+        given_keys = overrides.values.keys()
+        if given_keys & build.TOTALS or (given_keys & build.SHARES and _by_default(start)):
+            layers.append({"max_iterations": None})  # follows from them, unless it is given too
     config = compose(TrainConfig, overrides, *layers)
     resolved: dict[str, Any] = {
         "task": build.resolve_task_name(config.task),
@@ -95,15 +96,22 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
     config = build.fill_from_task(replace(config, **resolved), settings)
     if isinstance(config.learner, ImitationConfig):
         most, updates = build.default_iterations(config, start), config.learner.total_updates
-        if (iterations := config.max_iterations or most) > most:
+        iterations = config.max_iterations or most
+        if "max_iterations" in overrides.values and iterations > most:
             raise ConfigError(
                 f"max_iterations is {iterations}, but the learning rate is 0 after {most}; allowed: at most {most}, or "
                 f"raise learner.total_updates={updates} as well"
             )
-        config = replace(config, max_iterations=iterations)
+        config = replace(config, max_iterations=min(iterations, most))
     if start is None:
         read_base(config)  # refuses what cannot be before an environment is built
     return config, start
+
+
+def _by_default(start: Checkpoint) -> bool:
+    """Whether a run is as long as its settings ask for, and not as its user said."""
+    saved = compose(TrainConfig, Overrides(), start.config)
+    return saved.learner.name != "ppo" and saved.max_iterations == build.default_iterations(saved, start)
 
 
 def _compose_for_task(overrides: Overrides, task: str) -> TrainConfig:

@@ -98,7 +98,7 @@ def _git(folder: Path) -> tuple[dict[str, Any], bytes]:
     root = folder
     root = Path(next(iter(lines("rev-parse", "--show-toplevel")), folder))
     revision = next(iter(lines("rev-parse", "HEAD")), None)
-    diff = git("diff", "HEAD") if revision else b""
+    diff = git("diff", "--binary", "HEAD") if revision else b""
     untracked = lines("ls-files", "--others", "--exclude-standard") if revision else []
     return {"revision": revision, "dirty": bool(diff or untracked), "untracked": untracked[:100]}, diff
 

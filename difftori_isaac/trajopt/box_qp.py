@@ -48,23 +48,25 @@ def box_step(hessian: torch.Tensor, gradient: torch.Tensor, low: torch.Tensor, h
         low: At most 0, shape (num_envs, n).
         high: At least 0, shape (num_envs, n).
     """
-    qp = _BoxQP(hessian, gradient, low, high)
+    qp, step = _BoxQP(hessian, gradient, low, high), None
     with torch.no_grad():
-        first = _Held((low == 0) & (gradient > 0), (high == 0) & (gradient < 0))
-        held, step = _pivoted(qp, first, MAX_PIVOTS if readable(gradient) else _BLIND_PIVOTS)
-    if torch.is_grad_enabled():
+        held = _Held((low == 0) & (gradient > 0), (high == 0) & (gradient < 0))
+        if readable(gradient):
+            held, step = _pivoted(qp, held, MAX_PIVOTS)
+        else:
+            for _ in range(_BLIND_PIVOTS):
+                held = _revised(qp, held, _step(qp, held))
+    if step is None or torch.is_grad_enabled():
         step = _step(qp, held)
     return torch.minimum(torch.maximum(step, low), high)
 
 
 def _pivoted(qp: _BoxQP, held: _Held, num_pivots: int) -> tuple[_Held, torch.Tensor]:
-    """The components to hold at last, and the step with these held."""
+    """The components to hold at last, and the step with these held; where the host can see what changes."""
     step = _step(qp, held)
     if num_pivots == 0:
         return held, step
     revised = _revised(qp, held, step)
-    if not readable(step):
-        return _pivoted(qp, revised, num_pivots - 1)
     changed = (revised.at_low ^ held.at_low) | (revised.at_high ^ held.at_high)
     rows = changed.any(dim=1).nonzero()[:, 0]
     if len(rows) > 0:

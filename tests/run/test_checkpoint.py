@@ -31,19 +31,22 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, make_checkpoint):
         assert same(getattr(saved, field.name), getattr(loaded, field.name)), field.name
 
 
-def test_the_best_return_is_known_without_taking_memory(tmp_path: Path, make_checkpoint):
-    replay = {"replay": torch.zeros(16 * 2**20)}
+def test_the_best_return_is_known_without_taking_memory(tmp_path: Path, make_checkpoint, monkeypatch):
+    replay, kept, load = {"replay": torch.zeros(16 * 2**20)}, [], checkpoints.load
     checkpoints.save(make_checkpoint(learner=replay, best_return=4.5), tmp_path, keep=1, best=True)
     replay.clear()
-    held = []
-    for mapped in (False, True):
+
+    def growth(function) -> int:
         before = psutil.Process().memory_full_info().uss
-        found = checkpoints.load(checkpoints.find(tmp_path, "best"), mapped=mapped)
-        held.append(psutil.Process().memory_full_info().uss - before)
-        assert found.learner["replay"].shape == (16 * 2**20,) and found.best_return == 4.5
-        del found
-    assert held[0] > 60 * 2**20 > 20 * 2**20 > held[1]
-    assert Results(tmp_path).best_return == 4.5
+        kept.append(function())
+        return psutil.Process().memory_full_info().uss - before
+
+    path = checkpoints.find(tmp_path, "best")
+    assert growth(lambda: load(path)) > 60 * 2**20
+    monkeypatch.setattr(checkpoints, "load", lambda *args, **kwargs: kept.append(load(*args, **kwargs)) or kept[-1])
+    assert growth(lambda: Results(tmp_path).best_return) < 20 * 2**20 and kept[-1] == 4.5
+    assert growth(lambda: checkpoints.discard_after(tmp_path, 0)) < 20 * 2**20 and not path.exists()
+    assert kept[-2].learner["replay"].shape == (16 * 2**20,)
 
 
 def test_a_checkpoint_of_the_former_format_means_what_it_meant(tmp_path: Path, make_checkpoint, monkeypatch):

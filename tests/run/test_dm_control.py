@@ -131,6 +131,13 @@ def test_a_resume_with_more_environments_takes_the_steps_that_are_left(in_tmp_pa
     assert [row["env_steps"] for row in read_metrics(Path("run/metrics.csv"))] == ["12", "24", "48", "72"]
 
 
+def test_a_resume_with_longer_iterations_takes_fewer_of_them(in_tmp_path: Path):
+    model_based = [*SMALL, "policy=trajopt", "learner=model_based", "learner.seed_steps=900"]
+    assert train([*model_based, "learner.num_steps_per_env=4", "learner.total_env_steps=36", "run_dir=run"]) == 0
+    assert train(["resume=run/checkpoints/checkpoint_0000001.pt", "learner.num_steps_per_env=8"]) == 0
+    assert [row["env_steps"] for row in read_metrics(Path("run/metrics.csv"))] == ["12", "36"]
+
+
 @pytest.mark.slow
 def test_the_best_checkpoint_does_not_need_an_episode_that_ends_as_it_is_saved(in_tmp_path: Path):
     short = ("num_envs=4", "learner.num_steps_per_env=1", "learner.num_mini_batches=1", "learner.num_learning_epochs=1")

@@ -103,17 +103,20 @@ def test_changes_of_any_encoding_are_kept_as_a_patch_that_applies(
 
     source, changed = repository / "__init__.py", b"# gr\xfc\xdfe\r\nx = 2\r\n\r\n"
     source.write_bytes(b"x = 1\r\n")
+    picture, pixels = repository / "picture.bin", bytes(range(256))
+    picture.write_bytes(pixels[::-1])
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "first")
     source.write_bytes(changed)
+    picture.write_bytes(pixels)
     monkeypatch.setattr(difftori_isaac, "__file__", str(source))
     write_record(run, iteration=0, processes=1, num_envs=1)
     (start,) = read_json(run / "run.json", RunRecord)["starts"]
     assert start["git"]["dirty"] and len(start["git"]["revision"]) == 40
     git("checkout", "-q", ".")
     git("apply", str(run / start["git"]["diff"]))
-    assert source.read_bytes() == changed
+    assert source.read_bytes() == changed and picture.read_bytes() == pixels
 
 
 def evaluate(run: Path, iteration: int | None) -> None:

@@ -85,6 +85,16 @@ def test_a_resume_with_another_number_of_updates_does_those_that_are_left(
     assert [row["num_updates"] for row in read_metrics(Path("run/metrics.csv"))][3:] == ["19", "20"]
 
 
+def test_a_resume_ends_where_its_user_has_said(in_tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert collect("num_demos=2", "output=demos.hdf5") == 0
+    chosen = ("policy=mlp", "num_envs=2", "learner.dataset=demos.hdf5", "learner.total_updates=40", "run_dir=run")
+    assert train([*CART, *LEARNER, *chosen, "max_iterations=2"]) == 0
+    assert train(["resume=run", "learner.num_updates=5"]) == 0
+    assert "at iteration 2 of 2: nothing to do" in capsys.readouterr().out
+    assert train(["resume=run/checkpoints/checkpoint_0000001.pt", "learner.num_updates=35"]) == 0
+    assert [row["num_updates"] for row in read_metrics(Path("run/metrics.csv"))] == ["5", "40"]
+
+
 @pytest.mark.parametrize("policy", ["mlp", "diffusion", "ibc"])
 def test_baselines_train_and_are_evaluated(in_tmp_path: Path, policy: str):
     assert collect("num_demos=2", "output=demos.hdf5") == 0
