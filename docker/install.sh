@@ -12,4 +12,4 @@ if [ "${SYSTEM_PACKAGES:-yes}" = yes ]; then
   pip install --no-cache-dir uv==0.13.9
 fi
 
-uv sync --no-cache --no-default-groups --no-editable --extra dmc --extra export --extra sweep
+uv sync --no-cache --no-default-groups --no-editable --extra dmc --extra export --extra sweep --extra viewer

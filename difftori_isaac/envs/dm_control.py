@@ -14,7 +14,7 @@ from difftori_isaac.envs.dm_control_tasks import DEFAULT_NUM_ENVS, TASKS
 from difftori_isaac.envs.env_slice import Recipe
 from difftori_isaac.envs.gymnasium_vec_env import GymnasiumVecEnv
 from difftori_isaac.envs.registry import UnknownTaskError
-from difftori_isaac.envs.settings import parse_settings
+from difftori_isaac.envs.settings import parse_settings, refuse_viewer
 from difftori_isaac.envs.vec_env import VideoRequest
 
 _Positive = Annotated[int, Field(ge=1, strict=True)]
@@ -46,6 +46,7 @@ def make_env(
     seed: int,
     overrides: Sequence[str] = (),
     video: VideoRequest | None = None,
+    viewer_port: int | None = None,
 ) -> GymnasiumVecEnv:
     """Builds environments of a task of the suite; see :class:`~difftori_isaac.envs.vec_env.Simulator`.
 
@@ -56,6 +57,7 @@ def make_env(
     """
     if task_id not in TASKS:
         raise UnknownTaskError(f"Unknown task '{task_id}' of dm_control; allowed: {', '.join(TASKS)}.")
+    refuse_viewer(task_id, viewer_port)
     settings = parse_settings(DmControlSettings, overrides, "dm_control")
     if find_spec("dm_control") is None:
         raise ValueError(f"{task_id} needs the package dm-control: pip install 'difftori-isaac[dmc]'.")

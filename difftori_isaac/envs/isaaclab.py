@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from importlib.resources import files
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
@@ -29,6 +30,8 @@ _SELECTORS = ("physics", "renderer", "presets")
 _OWN = {"env.scene.num_envs": "num_envs", "env.seed": "seed", "env.sim.device": "device"}
 """Keys of an environment configuration that a run sets, and what it is told them by."""
 _CAMERA = "difftori_video_camera"
+_PATH_SHADES = 5
+"""Colours of a marked path, from its first point to its last."""
 
 
 def make_env(
@@ -39,6 +42,7 @@ def make_env(
     seed: int,
     overrides: Sequence[str] = (),
     video: VideoRequest | None = None,
+    viewer_port: int | None = None,
 ) -> IsaacLabVecEnv:
     """Builds a task's environments and resets them.
 
@@ -51,10 +55,11 @@ def make_env(
         seed: Seed of every random generator Isaac Lab uses.
         overrides: Isaac Lab's override strings, such as ``env.sim.dt=0.01`` or ``physics=newton_mjwarp``.
         video: Adds a camera, so that :meth:`IsaacLabVecEnv.render_frame` works.
+        viewer_port: Port at which Isaac Lab's viewer serves browsers on this machine; None serves none.
 
     Raises:
         UnknownTaskError: There is no such task.
-        ValueError: A value or an override is wrong, or an asset server does not answer.
+        ValueError: A value or an override is wrong, an asset server does not answer, or a package is missing.
     """
     if num_envs is not None and num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
@@ -75,6 +80,8 @@ def make_env(
     make_expert = load_entry_point(task_id, "difftori_expert_entry_point")
     if video is not None:
         _add_camera(cfg, video)
+    if viewer_port is not None:
+        _add_viewer(cfg, viewer_port)
     require_reachable(find_remote_assets(cfg, ground_plane=GroundPlaneCfg().usd_path))
 
     runtime = ExitStack()
@@ -85,6 +92,8 @@ def make_env(
             f"{type(cfg.sim.physics).__name__} needs Isaac Sim, which is not installed; use physics=newton_mjwarp."
         ) from None
     env = gymnasium.make(task_id, cfg=cfg)
+    if viewer_port is not None:
+        _look_at_first(env.unwrapped)
     return IsaacLabVecEnv(
         env,
         clip_actions=load_ppo_settings(task_id).get("clip_actions"),
@@ -214,6 +223,7 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
         """
         super().__init__(env, clip_actions=clip_actions)
         self._runtime, self._make_expert = runtime or ExitStack(), make_expert
+        self._markers: Any = None
 
     @property
     def step_dt(self) -> float:
@@ -294,6 +304,20 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
         data = self._camera_data()
         rotation = matrix_from_quat(data.quat_w_ros.torch[0])
         return PinholeCamera(data.intrinsic_matrices.torch[0], data.pos_w.torch[0], rotation)
+
+    def mark_path(self, path: torch.Tensor, goal: torch.Tensor | None) -> None:
+        """Marks a path and a goal in the viewer until the next call.
+
+        Args:
+            path: Positions in the world frame [m], shape (n, 3).
+            goal: A position, shape (3,); None marks none.
+        """
+        if self._markers is None:
+            self._markers = _path_markers()
+        shades = torch.linspace(0, _PATH_SHADES - 1, len(path)).round().int().tolist()
+        if goal is not None:
+            path, shades = torch.cat((path, goal[None])), [*shades, _PATH_SHADES]
+        self._markers.visualize(translations=path, marker_indices=shades)
 
     def _camera_data(self) -> Any:
         scene = self.unwrapped.scene
@@ -391,3 +415,36 @@ def _add_camera(cfg: Any, video: VideoRequest) -> None:
         renderer_cfg=NewtonWarpRendererCfg(),
     )
     setattr(cfg.scene, _CAMERA, camera)
+
+
+def _add_viewer(cfg: Any, port: int) -> None:
+    """Has Isaac Lab serve its viewer to browsers on this machine."""
+    from isaaclab_visualizers.viser import ViserVisualizerCfg
+
+    if find_spec("viser") is None:
+        raise ValueError("the viewer needs the package viser: pip install 'difftori-isaac[viewer]'.")
+    cfg.sim.visualizer_cfgs = [ViserVisualizerCfg(port=port, bind_address="localhost", verbose=False)]
+
+
+def _look_at_first(env: Any) -> None:
+    """Points the viewer at the first environment, from where its videos are filmed."""
+    from isaaclab.visualizers import VisualizerCfg
+
+    view, origin = env.cfg.sim.default_visualizer_cfg or VisualizerCfg(), env.scene.env_origins[0].tolist()
+    env.sim.set_camera_view(*(tuple(map(sum, zip(point, origin, strict=True))) for point in (view.eye, view.lookat)))
+
+
+def _path_markers() -> Any:
+    """Spheres from yellow to red for a path, and a green one for its goal."""
+    import isaaclab.sim as sim_utils
+    from isaaclab.markers import VisualizationMarkers, VisualizationMarkersCfg
+
+    def sphere(radius: float, colour: Sequence[float]) -> Any:
+        material = sim_utils.PreviewSurfaceCfg(diffuse_color=tuple(colour))
+        return sim_utils.SphereCfg(radius=radius, visual_material=material)
+
+    shades = np.linspace((1.0, 0.84, 0.04), (1.0, 0.24, 0.44), _PATH_SHADES).tolist()
+    markers = {f"step_{index}": sphere(0.008, colour) for index, colour in enumerate(shades)}
+    markers["goal"] = sphere(0.02, (0.0, 0.78, 0.47))
+    cfg = VisualizationMarkersCfg(prim_path="/World/Visuals/plan", markers=markers)
+    return VisualizationMarkers(cfg)

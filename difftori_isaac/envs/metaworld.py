@@ -14,7 +14,7 @@ from difftori_isaac.envs.env_slice import Recipe
 from difftori_isaac.envs.gymnasium_vec_env import GymnasiumVecEnv
 from difftori_isaac.envs.metaworld_tasks import DEFAULT_NUM_ENVS, TASKS
 from difftori_isaac.envs.registry import UnknownTaskError
-from difftori_isaac.envs.settings import parse_settings
+from difftori_isaac.envs.settings import parse_settings, refuse_viewer
 from difftori_isaac.envs.vec_env import VideoRequest
 
 
@@ -43,6 +43,7 @@ def make_env(
     seed: int,
     overrides: Sequence[str] = (),
     video: VideoRequest | None = None,
+    viewer_port: int | None = None,
 ) -> GymnasiumVecEnv:
     """Builds environments of a task; see :class:`~difftori_isaac.envs.vec_env.Simulator`.
 
@@ -53,6 +54,7 @@ def make_env(
     """
     if task_id not in TASKS:
         raise UnknownTaskError(f"Unknown task '{task_id}' of metaworld; allowed: {', '.join(TASKS)}.")
+    refuse_viewer(task_id, viewer_port)
     settings = parse_settings(MetaWorldSettings, overrides, "metaworld")
     if find_spec("metaworld") is None:
         raise ValueError(f"{task_id} needs the package metaworld: pip install --no-deps metaworld.")

@@ -36,3 +36,9 @@ def parse_settings[S](schema: type[S], overrides: Sequence[str], simulator: str)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"env.{first['loc'][0]} is {first['input']!r}; {first['msg'].lower()}.") from None
+
+
+def refuse_viewer(task_id: str, viewer_port: int | None) -> None:
+    """Raises ValueError if a viewer is asked for."""
+    if viewer_port is not None:
+        raise ValueError(f"{task_id} has no viewer: only tasks of Isaac Lab have; video=true films it.")

@@ -119,6 +119,7 @@ class Simulator(Protocol):
         seed: int,
         overrides: Sequence[str] = (),
         video: VideoRequest | None = None,
+        viewer_port: int | None = None,
     ) -> VecEnv:
         """Builds a task's environments and resets them.
 
@@ -129,6 +130,7 @@ class Simulator(Protocol):
             seed: Seed of the simulator's random generators.
             overrides: Settings of the environment, ``env.KEY=VALUE``.
             video: Makes :meth:`VecEnv.render_frame` work.
+            viewer_port: Port at which browsers on this machine can watch the environments; None serves none.
 
         Raises:
             ValueError: Something asked for cannot be.

@@ -169,7 +169,7 @@ def default_num_envs(task: str, device: str) -> int | None:
     return CPU_NUM_ENVS if device == "cpu" else None
 
 
-def make_environment(config: RunConfig, *, video: VideoRequest | None = None) -> VecEnv:
+def make_environment(config: RunConfig, *, video: VideoRequest | None = None, viewer_port: int | None = None) -> VecEnv:
     """Seeds everything and builds the environment of a configuration.
 
     Raises:
@@ -186,6 +186,7 @@ def make_environment(config: RunConfig, *, video: VideoRequest | None = None) ->
             seed=config.seed,
             overrides=config.env_overrides,
             video=video,
+            viewer_port=viewer_port,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error

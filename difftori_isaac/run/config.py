@@ -164,23 +164,31 @@ class PlayConfig(RolloutConfig):
     num_envs: int | None = None
     """Parallel environments; null is 16."""
     num_steps: int | None = None
-    """Steps to play; null is one full episode."""
+    """Steps to play; null is one full episode, and with a viewer until Ctrl-C."""
+    viewer: Literal["viser"] | None = None
+    """Where to watch, in real time unless that is too fast: viser is a page for the browser; null is nowhere."""
+    viewer_port: int = 8080
+    """Port of the page, at localhost; the next free one if another program has it."""
     video: bool = False
     """Whether to write an mp4."""
     video_path: str | None = None
     """File of the video; null is videos/<time>.mp4 in the run directory, or here if there is none."""
     plan: bool | None = None
-    """Whether the video shows where the plan leads; null is yes where the policy plans and the task says how."""
+    """Whether video and viewer show where the plan leads; null is yes where the policy plans and the task says how."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least(self, 1, "num_steps")
         if self.video_path is not None and Path(self.video_path).suffix.lower() not in VIDEO_SUFFIXES:
             raise ConfigError(f"video_path is {self.video_path}; allowed: a file ending in {', '.join(VIDEO_SUFFIXES)}")
-        if self.plan and not (self.video and self.policy == "trajopt"):
+        if not 1 <= self.viewer_port < 2**16:
+            raise ConfigError(f"viewer_port is {self.viewer_port}; allowed: an integer from 1 to {2**16 - 1}")
+        if self.viewer and self.video:
+            raise ConfigError(f"viewer is {self.viewer} with video=true; allowed: one of them")
+        if self.plan and not ((self.video or self.viewer) and self.policy == "trajopt"):
             raise ConfigError(
-                f"plan is true with video={str(self.video).lower()} and policy={self.policy}; "
-                "allowed: with video=true and policy=trajopt"
+                f"plan is true with video={str(self.video).lower()}, viewer={self.viewer} and policy={self.policy}; "
+                "allowed: with policy=trajopt, and video=true or viewer=viser"
             )
 
 

@@ -1,4 +1,4 @@
-"""A planned path drawn into a picture."""
+"""Where a plan leads, drawn into a picture or marked in a viewer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from difftori_isaac.run.errors import ConfigError
 from difftori_isaac.run.rollout import Policy
 
 if TYPE_CHECKING:
+    import torch
     from tensordict import TensorDict
 
     from difftori_isaac.envs.isaaclab import IsaacLabVecEnv, PlanPath
@@ -40,7 +41,7 @@ def find_plan_path(config: PlayConfig) -> PlanPath | None:
     from difftori_isaac.envs.isaaclab import load_plan_path
     from difftori_isaac.envs.registry import resolve_task
 
-    if config.plan is False or config.policy != "trajopt" or not config.video:
+    if config.plan is False or config.policy != "trajopt" or not (config.video or config.viewer):
         return None
     try:
         plan_path = load_plan_path(config.task) if resolve_task(config.task).simulator == "isaaclab" else None
@@ -58,18 +59,32 @@ def make_overlay(env: VecEnv, policy: Policy, plan_path: PlanPath | None) -> Ove
     """Draws where the policy's plan for the first environment leads; without a ``plan_path``, nothing."""
     if plan_path is None:
         return lambda frame, obs: frame
-    world, planner = cast("IsaacLabVecEnv", env), cast("TrajOptActor | PlanPolicy", policy)
+    world = cast("IsaacLabVecEnv", env)
 
     def overlay(frame: np.ndarray, obs: TensorDict) -> np.ndarray:
-        actions = planner.planned_actions(obs[:1])[0]
-        if world.clip_actions is not None:
-            actions = actions.clamp(-world.clip_actions, world.clip_actions)
-        path, goal = plan_path(world.unwrapped, actions)
+        path, goal = _planned(world, policy, plan_path, obs)
         project = world.camera.project
         ring = None if goal is None else project(goal[None])[0].cpu().numpy()
         return draw_plan(frame, project(path).cpu().numpy(), ring)
 
     return overlay
+
+
+def make_marker(env: VecEnv, policy: Policy, plan_path: PlanPath | None) -> Callable[[TensorDict], None]:
+    """Marks where the policy's plan for the first environment leads; without a ``plan_path``, nothing."""
+    if plan_path is None:
+        return lambda obs: None
+    world = cast("IsaacLabVecEnv", env)
+    return lambda obs: world.mark_path(*_planned(world, policy, plan_path, obs))
+
+
+def _planned(
+    world: IsaacLabVecEnv, policy: Policy, plan_path: PlanPath, obs: TensorDict
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    actions = cast("TrajOptActor | PlanPolicy", policy).planned_actions(obs[:1])[0]
+    if world.clip_actions is not None:
+        actions = actions.clamp(-world.clip_actions, world.clip_actions)
+    return plan_path(world.unwrapped, actions)
 
 
 def draw_plan(frame: np.ndarray, path: np.ndarray, goal: np.ndarray | None = None) -> np.ndarray:

@@ -1,11 +1,13 @@
-"""Playing: a policy acts, and can be filmed."""
+"""Playing: a policy acts, and can be watched or filmed."""
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from difftori_isaac.run import build, rollout
 from difftori_isaac.run.compose import Overrides
 from difftori_isaac.run.config import PlayConfig
 from difftori_isaac.run.errors import RunError
-from difftori_isaac.run.overlay import find_plan_path, make_overlay
+from difftori_isaac.run.overlay import find_plan_path, make_marker, make_overlay
 from difftori_isaac.run.report import try_report
 
 if TYPE_CHECKING:
@@ -38,8 +40,13 @@ def play(overrides: Overrides) -> None:
     config = replace(config, num_envs=config.num_envs or (1 if config.video else 16))
     video = VideoRequest() if config.video else None
     plan_path = find_plan_path(config)
-    with closing(build.make_environment(config, video=video)) as env:
+    port = None if config.viewer is None else _free_port(config.viewer_port)
+    with closing(build.make_environment(config, video=video, viewer_port=port)) as env:
         policy = rollout.make_policy(config, env, origin)
+        if port is not None:
+            print(f"watch at http://localhost:{port}" + (", until Ctrl-C" if config.num_steps is None else ""))
+            _watch(config, env, policy, make_marker(env, policy, plan_path))
+            return
         if video is None:
             _act(config, env, policy, lambda obs: None)
             return
@@ -55,12 +62,37 @@ def play(overrides: Overrides) -> None:
             try_report(origin.run_dir)
 
 
+def _free_port(first: int) -> int:
+    """The first port from there on at which a server can listen."""
+    for port in range(first, 2**16):
+        with closing(socket.socket()) as server, suppress(OSError):
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind(("localhost", port))
+            return port
+    raise RunError(f"no port is free from {first} on; give another viewer_port")
+
+
+def _watch(config: PlayConfig, env: VecEnv, policy: rollout.Policy, mark: Callable[[TensorDict], None]) -> None:
+    """Acts no faster than in real time."""
+    due = time.monotonic()
+
+    def show(obs: TensorDict) -> None:
+        nonlocal due
+        mark(obs)
+        time.sleep(max(due - time.monotonic(), 0.0))
+        due = time.monotonic() + env.step_dt
+
+    _act(config, env, policy, show)
+
+
 def _act(config: PlayConfig, env: VecEnv, policy: rollout.Policy, after_step: Callable[[TensorDict], None]) -> None:
     obs = rollout.reset(config, env)
     running = torch.zeros(env.num_envs, device=env.device)
     finished: list[float] = []
-    with torch.inference_mode():
-        for step in range(config.num_steps or int(env.max_episode_length)):
+    endless = config.viewer is not None and config.num_steps is None
+    steps = count() if endless else range(config.num_steps or int(env.max_episode_length))
+    with torch.inference_mode(), suppress(KeyboardInterrupt) if endless else nullcontext():
+        for step in steps:
             obs, rewards, dones, _ = env.step(policy(obs))
             running = running + rewards
             for index in dones.nonzero().flatten().tolist():
