@@ -430,8 +430,8 @@ def _look_at_first(env: Any) -> None:
     """Points the viewer at the first environment, from where its videos are filmed."""
     from isaaclab.visualizers import VisualizerCfg
 
-    view, origin = env.cfg.sim.default_visualizer_cfg or VisualizerCfg(), env.scene.env_origins[0].tolist()
-    env.sim.set_camera_view(*(tuple(map(sum, zip(point, origin, strict=True))) for point in (view.eye, view.lookat)))
+    view, origin = env.cfg.sim.default_visualizer_cfg or VisualizerCfg(), env.scene.env_origins[0].cpu().numpy()
+    env.sim.set_camera_view(origin + view.eye, origin + view.lookat)
 
 
 def _path_markers() -> Any:
@@ -439,12 +439,12 @@ def _path_markers() -> Any:
     import isaaclab.sim as sim_utils
     from isaaclab.markers import VisualizationMarkers, VisualizationMarkersCfg
 
-    def sphere(radius: float, colour: Sequence[float]) -> Any:
-        material = sim_utils.PreviewSurfaceCfg(diffuse_color=tuple(colour))
+    def sphere(radius: float, red: float, green: float, blue: float) -> Any:
+        material = sim_utils.PreviewSurfaceCfg(diffuse_color=(red, green, blue))
         return sim_utils.SphereCfg(radius=radius, visual_material=material)
 
     shades = np.linspace((1.0, 0.84, 0.04), (1.0, 0.24, 0.44), _PATH_SHADES).tolist()
-    markers = {f"step_{index}": sphere(0.008, colour) for index, colour in enumerate(shades)}
-    markers["goal"] = sphere(0.02, (0.0, 0.78, 0.47))
+    markers = {f"step_{index}": sphere(0.008, *colour) for index, colour in enumerate(shades)}
+    markers["goal"] = sphere(0.02, 0.0, 0.78, 0.47)
     cfg = VisualizationMarkersCfg(prim_path="/World/Visuals/plan", markers=markers)
     return VisualizationMarkers(cfg)
