@@ -40,7 +40,7 @@ def play(overrides: Overrides) -> None:
     config = replace(config, num_envs=config.num_envs or (1 if config.video else 16))
     video = VideoRequest() if config.video else None
     plan_path = find_plan_path(config)
-    port = None if config.viewer is None else _free_port(config.viewer_port)
+    port = None if config.viewer is None else free_port(config.viewer_port)
     with closing(build.make_environment(config, video=video, viewer_port=port)) as env:
         policy = rollout.make_policy(config, env, origin)
         if port is not None:
@@ -62,7 +62,7 @@ def play(overrides: Overrides) -> None:
             try_report(origin.run_dir)
 
 
-def _free_port(first: int) -> int:
+def free_port(first: int) -> int:
     """The first port from there on at which a server can listen."""
     for port in range(first, 2**16):
         with closing(socket.socket()) as server, suppress(OSError):

@@ -4,13 +4,13 @@ import _thread
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import pytest
 import torch
 
 from difftori_isaac.envs.isaaclab import load_plan_path, make_env
+from difftori_isaac.run.play import free_port
 from difftori_isaac.scripts.play import main as play
 
 CAMERA = {
@@ -30,7 +30,7 @@ CAMERA = {
 class Browser(threading.Thread):
     """Connects as soon as somebody listens, tells where it looks from, and keeps what it is sent.
 
-    After so many frames it presses Ctrl-C.
+    After so many frames, or when it cannot go on, it presses Ctrl-C.
     """
 
     def __init__(self, port: int, ctrl_c_after: int | None = None):
@@ -41,16 +41,26 @@ class Browser(threading.Thread):
         self.start()
 
     def run(self):
+        try:
+            self.watch()
+        finally:
+            if self.ctrl_c_after is not None:
+                _thread.interrupt_main()
+
+    def watch(self):
         import msgspec
         import viser
         from websockets.sync.client import connect
 
         address, protocol = f"ws://localhost:{self.port}", f"viser-v{viser.__version__}"
+        until = time.monotonic() + 120
         while True:
             try:
                 page = connect(address, subprotocols=[protocol], max_size=None)
                 break
             except OSError:
+                if time.monotonic() > until:
+                    raise
                 time.sleep(0.1)
         with page:
             page.send(msgspec.msgpack.encode(CAMERA))
@@ -58,7 +68,7 @@ class Browser(threading.Thread):
                 self.frames.append(frame)
                 self.connected.set()
                 if len(self.frames) == self.ctrl_c_after:
-                    _thread.interrupt_main()
+                    return
 
     def names(self) -> set[str]:
         """Names of all that it was told to draw."""
@@ -73,21 +83,17 @@ class Browser(threading.Thread):
         return {str(message.get("name")) for message in messages}
 
 
-@contextmanager
-def taken_port() -> Iterator[int]:
+def unused_port() -> int:
     with closing(socket.socket()) as server:
         server.bind(("localhost", 0))
-        server.listen()
-        yield server.getsockname()[1]
+        return server.getsockname()[1]
 
 
 @pytest.mark.sim
 def test_a_browser_sees_environments_and_where_a_plan_leads():
     plan_path = load_plan_path("Reach")
     assert plan_path is not None
-    with taken_port() as port:
-        pass
-    browser = Browser(port)
+    browser = Browser(port := unused_port())
     with closing(make_env("Reach", num_envs=2, device="cpu", seed=0, viewer_port=port)) as env:
         assert browser.connected.wait(30)
         actions = torch.zeros(2, env.num_actions)
@@ -106,14 +112,21 @@ def test_a_browser_sees_environments_and_where_a_plan_leads():
 
 
 @pytest.mark.sim
-def test_play_is_watched_until_ctrl_c_at_a_free_port(capsys: pytest.CaptureFixture):
-    with taken_port() as port:
-        browser = Browser(port + 1, ctrl_c_after=50)
-        arguments = ["task=Cartpole", "policy=zero", "num_envs=2", "device=cpu"]
-        assert play([*arguments, "viewer=viser", f"viewer_port={port}"]) == 0
-    browser.join(30)
+def test_play_is_watched_until_ctrl_c(capsys: pytest.CaptureFixture):
+    browser = Browser(port := unused_port(), ctrl_c_after=50)
+    arguments = ["task=Cartpole", "policy=zero", "num_envs=2", "device=cpu"]
+    assert play([*arguments, "viewer=viser", f"viewer_port={port}"]) == 0
     printed = capsys.readouterr().out
-    assert f"watch at http://localhost:{port + 1}, until Ctrl-C" in printed and "mean return" in printed
+    assert f"watch at http://localhost:{port}, until Ctrl-C" in printed and "mean return" in printed
+    assert len(browser.frames) == 50
+
+
+def test_a_taken_port_is_left_to_its_program():
+    with closing(socket.socket()) as server:
+        server.bind(("localhost", 0))
+        server.listen()
+        assert free_port(server.getsockname()[1]) > server.getsockname()[1]
+    assert free_port(port := unused_port()) == port
 
 
 def test_what_cannot_be_watched_is_bad_input(capsys: pytest.CaptureFixture):
