@@ -11,7 +11,7 @@ from difftori_isaac.trajopt import cholesky
 from difftori_isaac.trajopt.config import HessianName
 from difftori_isaac.trajopt.objectives import ReturnProblem
 from difftori_isaac.trajopt.problem import SecondOrderModel, TrajOptProblem
-from difftori_isaac.trajopt.trajectory import Trajectory, simulate
+from difftori_isaac.trajopt.trajectory import Trajectory, knows_derivatives, simulate
 
 
 def implicit_gradient(
@@ -56,11 +56,21 @@ def free_block(hessian: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
 
 
 def exact_hessian(problem: TrajOptProblem, actions: torch.Tensor) -> torch.Tensor:
-    """Second derivative of the cost, shape (num_envs, horizon * action_dim, horizon * action_dim)."""
+    """Second derivative of the cost, shape (num_envs, horizon * action_dim, horizon * action_dim).
+
+    Raises:
+        ValueError: If the model cannot be asked about one environment alone.
+    """
     size = actions[0].numel()
 
     def cost(flat: torch.Tensor, z0: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
-        return problem.replaced(z0=z0[None], prior=prior[None]).cost(flat.view(1, *actions.shape[1:]))[0]
+        costs = problem.replaced(z0=z0[None], prior=prior[None]).cost(flat.view(1, *actions.shape[1:]))
+        if len(costs) != 1:
+            raise ValueError(
+                f"the model ({type(problem.model).__name__}) gives {len(costs)} costs of 1 environment: it holds "
+                "numbers of single environments; allowed: such numbers as components of the state"
+            )
+        return costs[0]
 
     rows = torch.func.vmap(torch.func.jacfwd(torch.func.grad(cost)))(actions.flatten(1), problem.z0, problem.prior)
     return rows.view(-1, size, size)
@@ -69,7 +79,7 @@ def exact_hessian(problem: TrajOptProblem, actions: torch.Tensor) -> torch.Tenso
 def _gradient_graph(problem: TrajOptProblem, actions: torch.Tensor, trajectory: Trajectory | None) -> torch.Tensor:
     """A tensor that passes gradients on as the cost gradient at ``actions`` does; its value is not that gradient."""
     model = problem.model
-    if isinstance(model, SecondOrderModel) and not isinstance(problem, ReturnProblem):
+    if isinstance(model, SecondOrderModel) and knows_derivatives(model) and not isinstance(problem, ReturnProblem):
         if trajectory is None:
             with torch.no_grad():
                 trajectory = simulate(problem, actions)

@@ -12,7 +12,8 @@ from torch import nn
 from difftori_isaac.trajopt.bounds import bound_tensor
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.fused import FusedProblem
-from difftori_isaac.trajopt.problem import TrajOptModel, TrajOptProblem
+from difftori_isaac.trajopt.problem import StructuredModel, TrajOptModel, TrajOptProblem
+from difftori_isaac.trajopt.trajectory import knows_derivatives
 
 
 class ReturnModel(Protocol):
@@ -108,7 +109,14 @@ def pose(
             f"{' and no '.join(lacking)}; allowed: a model with {', '.join(methods)}"
         )
     discount = config.gamma
-    problem = TrajOptProblem if config.latent_kernel == "torch" else FusedProblem
+    problem = TrajOptProblem
+    if config.latent_kernel == "warp":
+        problem = FusedProblem
+        if isinstance(model, StructuredModel) and not knows_derivatives(model):
+            raise ValueError(
+                "trajopt.latent_kernel is 'warp', which plans with the model's networks, but "
+                f"{type(model).__name__} overrides what they are used for; allowed: trajopt.latent_kernel=torch"
+            )
     if config.objective == "return":
         problem = ReturnProblem
     elif config.objective == "return_residual":

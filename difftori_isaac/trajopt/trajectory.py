@@ -81,7 +81,24 @@ def by_step(rows: torch.Tensor, horizon: int, dim: int = 0) -> tuple[torch.Tenso
 
 def differentiated(model: TrajOptModel) -> StructuredModel:
     """The model itself, if it knows its derivatives, or with those of automatic differentiation."""
-    return model if isinstance(model, StructuredModel) else _AutomaticDerivatives(model)
+    return model if isinstance(model, StructuredModel) and knows_derivatives(model) else _AutomaticDerivatives(model)
+
+
+def knows_derivatives(model: StructuredModel) -> bool:
+    """Whether its derivatives are those of its methods, and not of a method that a subclass has overridden since."""
+    stages = ("next", "stage_residual", "terminal_residual")
+    derivatives = ("next_derivatives", "stage_derivatives", "terminal_derivatives")
+    return not any(overridden(model, *names) for names in zip(stages, derivatives, strict=True))
+
+
+def overridden(model: object, method: str, *since: str) -> bool:
+    """Whether the object, or a subclass of the class that defines attributes ``since``, defines a method anew."""
+    for names in map(vars, (model, *type(model).__mro__)):
+        if not names.keys().isdisjoint(since):
+            return False
+        if method in names:
+            return True
+    return False
 
 
 class _AutomaticDerivatives:

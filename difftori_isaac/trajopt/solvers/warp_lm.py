@@ -15,6 +15,7 @@ from difftori_isaac.trajopt.kernels.problem import structs_of
 from difftori_isaac.trajopt.kernels.system import WarpSystem
 from difftori_isaac.trajopt.problem import TrajOptProblem
 from difftori_isaac.trajopt.solution import SolverResult
+from difftori_isaac.trajopt.trajectory import overridden
 
 
 class WarpModel(Protocol):
@@ -42,13 +43,18 @@ def solve(
     """See :class:`~difftori_isaac.trajopt.solvers.Solver`.
 
     Raises:
-        ValueError: If the model is no :class:`WarpModel`, or the sizes are not those of its system.
+        ValueError: If the model is no :class:`WarpModel`, overrides what its system says, or has other sizes.
     """
     model: Any = problem.model
     if not isinstance(getattr(model, "system", None), WarpSystem):
         raise ValueError(
             f"trajopt.solver is 'warp', but the model is a {type(model).__name__}; "
             "allowed: a subclass of world_models.analytic.AnalyticModel, or trajopt.solver=gauss_newton"
+        )
+    if changed := _changed(model):
+        raise ValueError(
+            f"trajopt.solver is 'warp', which plans with the model's system, but {type(model).__name__} overrides "
+            f"{' and '.join(changed)}; allowed: an AnalyticModel of an own system, or trajopt.solver=gauss_newton"
         )
     sizes = (problem.z0.shape[1], warm_start.shape[2])
     if sizes != (model.system.state_dim, model.system.action_dim):
@@ -59,6 +65,14 @@ def solve(
     parameters = (model.physical(), model.weights, model.terminal_weights, model.goal, model.action_weights)
     with torch.set_grad_enabled(differentiable):
         return SolverResult(*_Solve.apply(problem, warm_start, config, problem.z0, problem.prior, *parameters))
+
+
+def _changed(model: WarpModel) -> list[str]:
+    """Methods by which a subclass says something else than the system that its base class brings."""
+    said = {"stage_residual": "physical", "terminal_residual": "physical"}
+    if overridden(model, "__init__", "physical"):  # or else both the system and its methods are the user's own
+        said |= {"next": "__init__", "outputs": "__init__"}
+    return [name for name, since in said.items() if overridden(model, name, since)]
 
 
 class _Solve(torch.autograd.Function):
