@@ -15,7 +15,8 @@ class TrajOptLayer:
     """Plans action sequences for a batch of environments and differentiates the plans.
 
     Gradients reach the initial states, the prior plan and every parameter of the model. The layer may be called in
-    any autograd mode, :func:`torch.inference_mode` included, in float32 and float64, on any device.
+    any autograd mode, :func:`torch.inference_mode` included, in float32 and float64, on any device. It plans in that
+    precision under :class:`torch.autocast` as well, and :func:`torch.compile` leaves it as it is.
     """
 
     def __init__(self, config: TrajOptConfig) -> None:
@@ -23,6 +24,7 @@ class TrajOptLayer:
         self.config = config
         self._solver = get_solver(config.solver)
 
+    @torch.compiler.disable
     def __call__(
         self,
         model: TrajOptModel | ReturnModel,
@@ -50,7 +52,8 @@ class TrajOptLayer:
         _check(z0, prior, warm_start, self.config.horizon)
         differentiable = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
         differentiable &= self.config.train_through_plan
-        with torch.inference_mode(False), torch.set_grad_enabled(differentiable):
+        precise = torch.autocast(z0.device.type, enabled=False)  # a step in bfloat16 is lost in its rounding
+        with torch.inference_mode(False), torch.set_grad_enabled(differentiable), precise:
             z0, prior = _copied(z0), _copied(prior)
             guess = prior.detach() if warm_start is None else _copied(warm_start).detach()
             return self._solve(model, z0, prior, guess, differentiable)
@@ -73,7 +76,7 @@ class TrajOptLayer:
             result = _nothing(problem, guess)
 
         finite &= all_finite(result.cost, result.step_norm)
-        cost, diverged = result.cost, torch.zeros_like(finite)
+        cost, diverged = result.cost.detach(), torch.zeros_like(finite)
         if result.initial_cost is not None:
             diverged = cost > result.initial_cost + problem.rounding(result.initial_cost)
             cost = torch.where(diverged, result.initial_cost, cost)
@@ -84,7 +87,7 @@ class TrajOptLayer:
         status = status.masked_fill(diverged, SolveStatus.DIVERGED).masked_fill(~finite, SolveStatus.NON_FINITE)
         shift = zero_where(failed, (actions - prior).detach())
         cost = cost.masked_fill(~finite, torch.nan)
-        step_norm = result.step_norm.masked_fill(failed, torch.nan)
+        step_norm = result.step_norm.detach().masked_fill(failed, torch.nan)
         return TrajOptSolution(actions, shift, cost, step_norm, result.iterations, status)
 
 

@@ -54,6 +54,9 @@ def linearize(problem: TrajOptProblem, actions: torch.Tensor, hessian: torch.Ten
         actions: Where.
         hessian: A Hessian to keep instead of a new one: cost and gradient alone cost a few cost evaluations, whatever
             the horizon, the Hessian one for every two rows of residuals.
+
+    Raises:
+        ValueError: If the model's residuals are of another shape than :class:`TrajOptModel` says.
     """
     if isinstance(problem, ReturnProblem):
         return Linearization(*derivatives(problem, actions, hessian))
@@ -65,8 +68,12 @@ def linearize(problem: TrajOptProblem, actions: torch.Tensor, hessian: torch.Ten
         residual_cost, gradient = _adjoint(trajectory)
     else:
         with torch.no_grad():
-            num_residuals = problem.model.stage_residual(problem.z0[:1], actions[:1, 0]).shape[1]
-        if actions.shape[2] < num_residuals:
+            shape = problem.model.stage_residual(problem.z0[:1], actions[:1, 0]).shape
+        if len(shape) != 2:
+            raise ValueError(
+                f"the residual of a step of 1 environment has shape {tuple(shape)}; allowed: (1, num_residuals)"
+            )
+        if actions.shape[2] < shape[1]:
             residual, jacobian = _forward(problem, actions)
         else:
             trajectory = simulate(problem, actions)

@@ -13,7 +13,8 @@ class TrajOptModel(Protocol):
     """Dynamics and residuals of a trajectory-optimization problem, batched over environments.
 
     Every method is a differentiable function of its arguments and of whatever parameters the model holds, treats
-    each row on its own, and can be traced by :mod:`torch.func`.
+    each row on its own, and can be traced by :mod:`torch.func`. Solvers ask about any number of rows, so that what
+    differs between environments, such as a mass, has to be a component of the state.
     """
 
     def next(self, z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:

@@ -48,11 +48,11 @@ class TrajOptSolution(NamedTuple):
     shift: torch.Tensor
     """How far ``actions`` are from the prior plan, of the same shape; 0 where a solve failed. Without gradient."""
     cost: torch.Tensor
-    """Cost of ``actions``, shape (num_envs,); NaN where the problem is not finite."""
+    """Cost of ``actions``, shape (num_envs,); NaN where the problem is not finite. Without gradient."""
     step_norm: torch.Tensor
     """Largest component of the Newton step left at ``actions``, shape (num_envs,), in the units of the action.
 
-    NaN where a solve failed.
+    NaN where a solve failed. Without gradient.
     """
     iterations: torch.Tensor
     """Accepted iterations, shape (num_envs,), dtype int64."""

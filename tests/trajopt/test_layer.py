@@ -324,3 +324,34 @@ def test_action_rate_weight_smooths_the_plan(make_problem, solver):
         assert gradient.abs().max() < 1e-6
         roughness.append(actions.diff(dim=1).square().sum().item())
     assert roughness[0] > 2.0 * roughness[1] > 1000.0 * roughness[2]
+
+
+@pytest.mark.parametrize("mode", ["implicit", "truncated", "unroll"])
+def test_cost_and_step_have_no_gradient(make_problem, mode):
+    solution = make_layer(backward_mode=mode)(*make_problem())
+    assert solution.actions.requires_grad
+    assert not solution.cost.requires_grad and not solution.step_norm.requires_grad
+
+
+def test_a_model_of_single_environments_is_refused(make_problem):
+    model, z0, prior = make_problem()
+    weights, residual = torch.linspace(0.5, 2.0, len(z0), dtype=z0.dtype)[:, None], model.terminal_residual
+    model.terminal_residual = lambda z: weights * residual(z)
+    with pytest.raises(ValueError, match="holds numbers of single environments"):
+        make_layer(objective="return")(model, z0, prior)
+
+
+def test_a_flat_residual_is_refused(make_problem):
+    model, z0, prior = make_problem()
+    model.stage_residual = lambda z, a: a[:, 0]
+    with pytest.raises(ValueError, match=r"shape \(1,\); allowed: \(1, num_residuals\)"):
+        make_layer()(model, z0, prior)
+
+
+def test_plans_are_as_precise_under_autocast_and_compile(make_problem):
+    model, z0, prior = make_problem(dtype=torch.float32)
+    layer = make_layer(tolerance=1e-4)
+    expected = layer(model, z0, prior).actions
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(model, z0, prior).actions, expected)
+    assert torch.equal(torch.compile(lambda: layer(model, z0, prior).actions, backend="eager")(), expected)
