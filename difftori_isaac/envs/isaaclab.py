@@ -91,7 +91,12 @@ def make_env(
         raise ValueError(
             f"{type(cfg.sim.physics).__name__} needs Isaac Sim, which is not installed; use physics=newton_mjwarp."
         ) from None
-    env = gymnasium.make(task_id, cfg=cfg)
+    env: Any = gymnasium.make(task_id, cfg=cfg)
+    space = env.unwrapped.single_action_space
+    if not isinstance(space, gymnasium.spaces.Box):
+        env.close()
+        runtime.close()
+        raise ValueError(f"the actions of {task_id} are {space}; allowed: continuous ones, a Box.")
     if viewer_port is not None:
         _look_at_first(env.unwrapped)
     return IsaacLabVecEnv(

@@ -190,3 +190,25 @@ def test_frames_need_a_video_request():
         pytest.raises(RuntimeError, match="pass video=VideoRequest"),
     ):
         env.render_frame()
+
+
+def test_discrete_actions_are_refused():
+    import gymnasium
+
+    from difftori_isaac.tasks.cartpole.cartpole_env_cfg import CartpoleEnvCfg
+
+    def make_cfg():
+        cfg = CartpoleEnvCfg()
+        cfg.action_space = {3}
+        return cfg
+
+    entry_point = "isaaclab_tasks.core.cartpole.cartpole_direct_env:CartpoleEnv"
+    gymnasium.register(
+        "Discrete-Cartpole", entry_point, disable_env_checker=True, kwargs={"env_cfg_entry_point": make_cfg}
+    )
+    with pytest.raises(
+        ValueError, match=r"the actions of Discrete-Cartpole are Discrete\(3\); allowed: continuous ones"
+    ):
+        make_env("Discrete-Cartpole", num_envs=2, device="cpu", seed=0)
+    gymnasium.registry.pop("Discrete-Cartpole")
+    make_env("Cartpole", num_envs=2, device="cpu", seed=0).close()  # nothing is left of it
