@@ -49,6 +49,10 @@ class PlotConfig:
     """Title; null is the task."""
 
 
+class EmptyColumnError(ConfigError):
+    """A run has no number of what is to be drawn, as one that ended before its first episode did."""
+
+
 def plot(overrides: Overrides) -> None:
     """Draws the curves of several runs into one picture.
 
@@ -60,13 +64,24 @@ def plot(overrides: Overrides) -> None:
     run_dirs = find_runs(config.runs, config.file)
     groups: dict[str, list[Curve]] = defaultdict(list)
     tasks: dict[str, None] = {}
+    empty: list[EmptyColumnError] = []
     for run_dir in run_dirs:
         settings = read_settings(run_dir, "task")
+        try:
+            curve = read_curve(run_dir / config.file, config.x, config.y)
+        except EmptyColumnError as error:
+            empty.append(error)
+            continue
         tasks[settings["task"]] = None
-        groups[variant(settings, config.label, run_dir)].append(read_curve(run_dir / config.file, config.x, config.y))
+        groups[variant(settings, config.label, run_dir)].append(curve)
+    if not groups:
+        raise empty[0]
+    for error in empty:
+        print(f"note: {error}: left out")
     path = Path(config.output if Path(config.output).suffix else f"{config.output}.png")
     _draw(config, groups, config.title or ", ".join(tasks), path)
-    print(f"{len(run_dirs)} run{'s' * (len(run_dirs) > 1)} of {', '.join(groups)} written to {path}")
+    count = len(run_dirs) - len(empty)
+    print(f"{count} run{'s' * (count > 1)} of {', '.join(groups)} written to {path}")
 
 
 def find_runs(runs: str | Sequence[str], file: str = "metrics.csv") -> list[Path]:
@@ -117,7 +132,8 @@ def read_curve(path: Path, x: str, y: str) -> Curve:
     """Two columns of a run's metrics.csv or eval.csv, without the rows in which one is empty or not finite.
 
     Raises:
-        ConfigError: If there is no such column, it is empty, ``x`` falls somewhere or the file is damaged.
+        EmptyColumnError: If a column is empty.
+        ConfigError: If there is no such column, ``x`` falls somewhere or the file is damaged.
     """
     rows = read_metrics(path)
     for column in (x, y):
@@ -128,7 +144,7 @@ def read_curve(path: Path, x: str, y: str) -> Curve:
     points = points[finite.all(axis=1)]
     if not len(points):
         empty = y if finite[:, 0].any() else x
-        raise ConfigError(f"column {empty!r} of {path} is empty; leave this run out")
+        raise EmptyColumnError(f"column {empty!r} of {path} is empty")
     check_rising(points[:, 0], x, path)
     return points[:, 0], points[:, 1]
 

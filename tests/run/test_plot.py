@@ -131,6 +131,16 @@ def test_empty_column(runs: Path):
         read_curve(path, "mean_return", "env_steps")
 
 
+def test_a_run_without_a_number_is_left_out(runs: Path, capsys: pytest.CaptureFixture):
+    path = runs / "mlp" / "0" / "metrics.csv"
+    path.write_text("iteration,env_steps,mean_return\n1,16,\n")
+    assert main([f"runs='{runs}/*/*'", f"output={runs}/p.png"]) == 0
+    printed = capsys.readouterr().out
+    assert f"note: column 'mean_return' of {path} is empty: left out" in printed and "2 runs of" in printed
+    assert main([f"runs='{runs}/*/0'", f"output={runs}/p.png"]) == 2
+    assert f"column 'mean_return' of {path} is empty" in capsys.readouterr().err
+
+
 def test_summary():
     assert summary([1.0]) == {"mean": 1.0, "std": None, "interval_95": None}
     result = summary([1.0, 2.0, 3.0])
