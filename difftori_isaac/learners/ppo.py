@@ -207,6 +207,10 @@ def build_ppo(
             f"learner.num_mini_batches is {settings['num_mini_batches']}; allowed: at most num_envs * "
             f"learner.num_steps_per_env = {num_samples}"
         )
+    if num_samples < 2:
+        raise ValueError(
+            f"num_envs * learner.num_steps_per_env is {num_samples}; allowed: at least 2, as advantages are compared"
+        )
     obs = env.get_observations().to(device)
     check_sets(obs, settings["obs_groups"])
     obs_groups = resolve_obs_groups(obs, settings["obs_groups"] or {}, ["actor", "critic"])

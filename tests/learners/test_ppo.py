@@ -209,6 +209,14 @@ def test_more_mini_batches_than_samples_are_refused(env):
         build_ppo(env, policy="mlp", learner=learner, device="cpu", **models)
 
 
+def test_an_advantage_alone_is_refused(env, monkeypatch):
+    monkeypatch.setattr(env, "num_envs", 1)
+    learner = PPOConfig(num_mini_batches=1, num_steps_per_env=1).filled_from(load_ppo_settings(TASK))
+    models = {"trajopt": TrajOptConfig(), "world_model": WorldModelConfig(encoder_dims=(16, 8))}
+    with pytest.raises(ValueError, match=r"learner\.num_steps_per_env is 1; allowed: at least 2"):
+        build_ppo(env, policy="mlp", learner=learner, device="cpu", **models)
+
+
 def test_groups_that_are_not_observed_are_refused(env):
     learner = PPOConfig(obs_groups={"actor": ["camera"]}).filled_from(load_ppo_settings(TASK))
     models = {"trajopt": TrajOptConfig(), "world_model": WorldModelConfig(encoder_dims=(16, 8))}
