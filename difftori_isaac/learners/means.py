@@ -9,22 +9,24 @@ import torch
 
 
 class Means:
-    """Means of named numbers since the last call of :meth:`pop`; what is not finite counts as zero."""
+    """Means of named numbers since the last call of :meth:`pop`; what is not finite does not count."""
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[str, ...], tuple[torch.Tensor, int]] = {}
+        self._sums: dict[tuple[str, ...], torch.Tensor] = {}
 
     @torch.no_grad()
     def add(self, names: Sequence[str], values: torch.Tensor) -> None:
         """Count one value of each name, shape (len(names),)."""
-        total, times = self._sums.get(key := tuple(names), (torch.zeros_like(values), 0))
-        self._sums[key] = (total + values.nan_to_num(0.0, 0.0, 0.0), times + 1)
+        finite = values.isfinite()
+        added = torch.stack((values.where(finite, 0.0), finite.to(values.dtype)))
+        self._sums[key] = self._sums[key] + added if (key := tuple(names)) in self._sums else added
 
     def pop(self) -> dict[str, float]:
-        """The mean of each name over the times that it was counted."""
+        """The mean of each name over the times that it was counted, without the names that never were."""
         totals, times = Counter[str](), Counter[str]()
-        for names, (values, count) in self._sums.items():
-            totals.update(dict(zip(names, values.tolist(), strict=True)))
-            times.update(dict.fromkeys(names, count))
+        for names, sums in self._sums.items():
+            values, counts = sums.tolist()
+            totals.update(dict(zip(names, values, strict=True)))
+            times.update(dict(zip(names, counts, strict=True)))
         self._sums = {}
-        return {name: totals[name] / count for name, count in times.items()}
+        return {name: totals[name] / count for name, count in times.items() if count}

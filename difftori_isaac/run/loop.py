@@ -316,18 +316,21 @@ class TrainingRun:
         return columns | losses | {"learning_rate": self.alg.learning_rate, "action_std": std}
 
     def _check_nonfinite(self, row: Row) -> None:
-        """Stops with a saved state if too much was contained: environments, or plans that fell back to the prior's."""
+        """Stops with a saved state if too much was contained: environments, failed plans, dropped losses."""
         allowed = self.config.learner.max_nonfinite_share
         plans = self.num_envs * (self.config.learner.num_steps_per_env or 0)
         counts = {
-            "environments gave NaN or Inf": (row["nonfinite_envs"] or 0, self.num_envs),
-            "plans failed": (row.get("solver_failures") or 0, plans),
+            f"of {self.num_envs} environments gave NaN or Inf": (row["nonfinite_envs"] or 0, self.num_envs),
+            f"of {plans} plans failed": (row.get("solver_failures") or 0, plans),
         }
+        for name in (name for name in row if name.startswith("nonfinite_") and name.endswith("_losses")):
+            percent = 100.0 * (row[name] or 0.0)
+            counts[f"% of the optimizer steps dropped a loss as not finite ({name})"] = (percent, 100)
         for what, (count, total) in counts.items():
             if count > allowed * total:
                 self.save()
                 raise RunError(
-                    f"{count:.0f} of {total} {what} in iteration {self.iteration}; allowed: a share of "
+                    f"{count:.0f} {what} in iteration {self.iteration}; allowed: a share of "
                     f"learner.max_nonfinite_share={allowed}; the state is saved in {self.run_dir}"
                 )
 

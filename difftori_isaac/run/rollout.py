@@ -121,6 +121,8 @@ def make_policy(config: RolloutConfig, env: VecEnv, origin: Origin | None) -> Po
         return lambda obs: 2 * torch.rand(shape, device=config.device) - 1
     if isinstance(config.learner, ModelBasedConfig):  # nothing is replayed where nobody learns
         small = {"seed_steps": 0, "buffer_capacity": 4 * env.num_envs, "buffer_device": "learner", "save_replay": False}
+        if config.trajopt.horizon != origin.checkpoint.config["trajopt"]["horizon"]:
+            small["horizon_steps"] = 0  # what was asked for, and not what the schedule has arrived at
         config = replace(config, learner=replace(config.learner, **small))
     alg = build.make_learner(config, env)
     build.load_learner(alg, origin.checkpoint.learner, origin.checkpoint.learning_rate, origin.path)

@@ -38,5 +38,5 @@ def test_means_are_over_the_times_that_a_name_was_counted():
     means.add(["loss", "plan"], torch.tensor([1.0, 5.0]))
     means.add(["loss"], torch.tensor([2.0]))
     means.add(["loss"], torch.tensor([torch.nan]))
-    assert means.pop() == {"loss": 1.0, "plan": 5.0}
-    assert means.pop() == {}
+    means.add(["never"], torch.tensor([torch.inf]))
+    assert means.pop() == {"loss": 1.5, "plan": 5.0} and means.pop() == {}

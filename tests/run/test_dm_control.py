@@ -85,9 +85,24 @@ def test_a_plan_is_evaluated_beside_its_prior(in_tmp_path: Path, capsys: pytest.
         result = json.loads(Path("eval.json").read_text())
         returns.append(result["return"]["mean"])
     assert returns[0] != returns[1] and result["changed"] == {"learner.act_with": "prior"}
+    horizons = []
+    for horizon in (1, 2, 4):
+        assert evaluate([*asked, f"trajopt.horizon={horizon}"]) == 0
+        horizons.append(json.loads(Path("eval.json").read_text())["return"]["mean"])
+    assert len(set(horizons)) == 3  # and not the one step that the schedule has arrived at
     capsys.readouterr()
     assert evaluate([*asked, "learner.gamma=0.9"]) == 2
     assert "learner.gamma is no setting of this learner, 'model_based'" in capsys.readouterr().err
+
+
+def test_a_run_that_drops_its_losses_stops_with_a_saved_state(in_tmp_path: Path, capsys: pytest.CaptureFixture):
+    model_based = ("task=cartpole-swingup", "learner=model_based", "num_envs=3", "learner.seed_steps=12")
+    rest = ("env.num_workers=1", "env.episode_steps=20", "device=cpu", "logger=none", "max_iterations=2")
+    asked = [*model_based, *rest, "learner.reward_scale=1e-30", "run_dir=run"]
+    assert train(asked) == 1
+    message = "100 % of the optimizer steps dropped a loss as not finite (nonfinite_model_losses) in iteration 1"
+    assert message in capsys.readouterr().err
+    assert checkpoints.load(checkpoints.find(Path("run"), "latest")).iteration == 1
 
 
 def test_a_resume_from_before_the_best_checkpoint_looks_for_a_new_one(in_tmp_path: Path):
