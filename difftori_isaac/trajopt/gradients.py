@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from difftori_isaac.trajopt import cholesky
 from difftori_isaac.trajopt.config import HessianName
+from difftori_isaac.trajopt.host import readable
 from difftori_isaac.trajopt.objectives import ReturnProblem
 from difftori_isaac.trajopt.problem import SecondOrderModel, TrajOptProblem
 from difftori_isaac.trajopt.trajectory import Trajectory, knows_derivatives, simulate
@@ -50,6 +51,8 @@ def implicit_gradient(
 
 def free_block(hessian: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
     """A Hessian with the rows and columns of held components replaced by those of the identity."""
+    if readable(free) and free.all():
+        return hessian
     free = free.flatten(1)
     identity = torch.eye(free.shape[1], dtype=hessian.dtype, device=hessian.device)
     return torch.where(free[:, :, None] & free[:, None, :], hessian, identity)

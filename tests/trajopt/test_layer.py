@@ -12,6 +12,7 @@ from difftori_isaac.trajopt.layer import TrajOptLayer
 from difftori_isaac.trajopt.linearize import linearize
 from difftori_isaac.trajopt.problem import TrajOptProblem
 from difftori_isaac.trajopt.solution import SolveStatus
+from difftori_isaac.world_models.analytic import CartPole, DoubleIntegrator
 
 SOLVERS = ["gauss_newton", "theseus"]
 
@@ -355,3 +356,30 @@ def test_plans_are_as_precise_under_autocast_and_compile(make_problem):
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer(model, z0, prior).actions, expected)
     assert torch.equal(torch.compile(lambda: layer(model, z0, prior).actions, backend="eager")(), expected)
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_plans_go_on_until_newtons_step_is_within_the_tolerance(monkeypatch, blind):
+    """Of an ill-conditioned Hessian, a Newton step is far longer than the gradient by its diagonal says."""
+    if blind:  # as on a GPU
+        monkeypatch.setattr("difftori_isaac.trajopt.solvers.gauss_newton.readable", lambda tensor: False)
+    model = DoubleIntegrator(weights=1.0, terminal_weights=30.0)
+    z0 = 0.3 * torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    layer = TrajOptLayer(TrajOptConfig(horizon=50, iterations=20, prior_weight=0.1))
+    with torch.no_grad():
+        solution = layer(model, z0, torch.zeros(64, 50, 2))
+    assert solution.converged.all() and solution.step_norm.max() < 2e-3
+    assert (solution.iterations < 20).all(), "rested where nothing is left to do"
+
+
+@pytest.mark.parametrize("mode", ["truncated", "unroll"])
+def test_recorded_plans_are_those_that_are_executed(mode):
+    """A plan that is recorded goes on beyond the tolerance, where the others rest."""
+    model = CartPole(weights=[1.0, 0.1, 5.0, 0.1], terminal_weights=[3.0, 1.0, 10.0, 1.0])
+    z0 = 0.3 * torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    layer = TrajOptLayer(TrajOptConfig(horizon=20, iterations=5, prior_weight=0.1, backward_mode=mode))
+    recorded = layer(model, z0, torch.zeros(64, 20, 1))
+    with torch.no_grad():
+        executed = layer(model, z0, torch.zeros(64, 20, 1))
+    assert recorded.actions.requires_grad
+    torch.testing.assert_close(recorded.action.detach(), executed.action, rtol=0.0, atol=2e-3)

@@ -57,25 +57,18 @@ def _descend(
             point = linearize(problem, actions)
     damping = torch.full_like(point.cost, config.damping).detach()
     state = _State(actions, point, damping, torch.zeros_like(damping, dtype=torch.int64))
-    for iteration in range(config.iterations):
-        recorded = iteration >= first_recorded
-        if iteration == first_recorded > 0:
-            state = state._replace(point=_recorded(problem, state.actions, point=state.point))
-        moving = _moving(problem, state, config)
-        keep = (iteration + 1) % config.hessian_every > 0
-        if first_recorded == config.iterations and readable(moving):
-            rows = moving.nonzero()[:, 0]
-            if len(rows) == 0:
-                break
-            if _MIN_GATHERED_FROM <= len(moving) >= 2 * len(rows) and isinstance(problem.model, StructuredModel):
-                with torch.no_grad():
-                    part = _iterate(problem.rows(rows), state.rows(rows), config, moving[rows], keep=keep)
-                    state = state.with_rows(rows, part)
-                continue
-        with torch.set_grad_enabled(recorded):
+    if first_recorded == config.iterations and readable(actions):
+        with torch.no_grad():
+            state = _settled(problem, state, config)
+    else:
+        for iteration in range(config.iterations):
+            recorded = iteration >= first_recorded
+            if iteration == first_recorded > 0:
+                state = state._replace(point=_recorded(problem, state.actions, point=state.point))
             last = iteration + 1 == config.iterations
-            allowed = torch.ones_like(moving) if recorded else moving
-            state = _iterate(problem, state, config, allowed, keep=keep, record_point=recorded and not last)
+            allowed = torch.ones_like(state.accepted, dtype=torch.bool) if recorded else None
+            with torch.set_grad_enabled(recorded):
+                state = _iterate(problem, state, config, iteration, allowed, record_point=recorded and not last)
     end = optimality(problem, state.actions, state.point)
     return (state.actions, state.accepted, *end), state.point.trajectory
 
@@ -107,18 +100,37 @@ class _State(NamedTuple):
         )
 
 
+def _settled(problem: TrajOptProblem, state: _State, config: TrajOptConfig, first: int = 0) -> _State:
+    """What the iterations from the ``first`` on lead to, of which environments that have converged need no more."""
+    for iteration in range(first, config.iterations):
+        moving = _moving(problem, state, config)
+        rows = moving.nonzero()[:, 0]
+        if len(rows) == 0:
+            break
+        if _MIN_GATHERED_FROM <= len(moving) >= 2 * len(rows) and isinstance(problem.model, StructuredModel):
+            return state.with_rows(rows, _settled(problem.rows(rows), state.rows(rows), config, iteration))
+        state = _iterate(problem, state, config, iteration, moving)
+    return state
+
+
 def _iterate(
     problem: TrajOptProblem,
     state: _State,
     config: TrajOptConfig,
-    allowed: torch.Tensor,
+    iteration: int,
+    allowed: torch.Tensor | None,
     *,
-    keep: bool,
     record_point: bool = False,
 ) -> _State:
-    """One iteration; only environments of ``allowed`` may move, ``keep`` reuses their Hessians."""
-    candidate = torch.where(allowed[:, None, None], _step(problem, state), state.actions)
-    hessian = state.point.hessian if keep else None
+    """One iteration; only environments of ``allowed`` may move, or those that the step moves visibly.
+
+    The damping of others falls, so that a later step may move them.
+    """
+    candidate = _step(problem, state)
+    if allowed is None:
+        allowed = _visible((candidate - state.actions).abs().amax(dim=(1, 2)), config)
+    candidate = torch.where(allowed[:, None, None], candidate, state.actions)
+    hessian = state.point.hessian if (iteration + 1) % config.hessian_every > 0 else None
     if record_point:
         point = _recorded(problem, candidate, hessian)
     else:
@@ -145,12 +157,30 @@ def _recorded(
 
 
 def _moving(problem: TrajOptProblem, state: _State, config: TrajOptConfig) -> torch.Tensor:
-    """Environments that have not converged: where a Jacobi step would move an action visibly."""
+    """Environments that have not converged: where a Newton step would move an action visibly; on a CPU.
+
+    Few have to be solved for: a Jacobi step that does tells of the others, and the longest Newton step that a
+    diagonally dominant Hessian leaves room for (Varah, 1975).
+    """
+    actions, point, *_ = state
     with torch.no_grad():
-        gradient = state.point.gradient.view_as(state.actions)
-        diagonal = state.point.hessian.diagonal(dim1=1, dim2=2).view_as(state.actions)
-        step = gradient * problem.free(state.actions, gradient) / diagonal
-        return step.abs().amax(dim=(1, 2)) > 0.1 * config.tolerance
+        gradient = (point.gradient * problem.free(actions, point.gradient.view_as(actions)).flatten(1)).abs()
+        diagonal = point.hessian.diagonal(dim1=1, dim2=2)
+        moving = _visible((gradient / diagonal).amax(dim=1), config)
+        if moving.all():
+            return moving
+        dominance = (2.0 * diagonal - point.hessian.abs().sum(dim=2)).clamp(min=torch.finfo(gradient.dtype).tiny)
+        rows = (_visible((gradient / dominance).amax(dim=1), config) & ~moving).nonzero()[:, 0]
+        if len(rows) > 0:
+            part = state.rows(rows)
+            step_norm = optimality(problem.rows(rows), part.actions, part.point).step_norm
+            moving[rows] = _visible(step_norm, config)
+        return moving
+
+
+def _visible(step_norm: torch.Tensor, config: TrajOptConfig) -> torch.Tensor:
+    """Whether steps are long enough to count for the tolerance, of the shape of their largest components."""
+    return step_norm > 0.1 * config.tolerance
 
 
 def _step(problem: TrajOptProblem, state: _State) -> torch.Tensor:
