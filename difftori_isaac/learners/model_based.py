@@ -49,7 +49,7 @@ class ModelBased:
         self.policy, self.replay, self.config = policy, replay, config
         self.groups, self.discount, self.device = groups, discount, torch.device(device)
         self.learning_rate = config.learning_rate
-        self.seed_steps = config.seed_steps_for(replay.num_envs)
+        self.seed_steps = self._random_until = config.seed_steps_for(replay.num_envs)
         self.env_steps, self.num_updates, self.updates_due = 0, 0, 0.0
         self._means = Means()
         self._step = OptimizerStep(policy, config, discount=discount, means=self._means)
@@ -85,7 +85,7 @@ class ModelBased:
         else:
             correlation = self.config.exploration_correlation
             self._noise = correlation * self._noise + (1.0 - correlation**2) ** 0.5 * new
-        if self.env_steps < self.seed_steps:
+        if self.env_steps < self._random_until:
             self._actions = middle + reach * torch.erf(self._noise / 2.0**0.5)
         else:
             actions = policy.action(obs)
@@ -166,7 +166,10 @@ class ModelBased:
         return state | ({"replay": self.replay.state_dict()} if self.config.save_replay else {})
 
     def load(self, loaded_dict: Mapping[str, Any], load_cfg: Mapping[str, Any] | None, strict: bool) -> bool:
-        """Restore what :meth:`save` gave; ``load_cfg`` may leave out the ``optimizer``. The replay buffer if saved."""
+        """Restore what :meth:`save` gave; ``load_cfg`` may leave out the ``optimizer``. The replay buffer if saved.
+
+        Without it, a learner that has taken no optimizer step yet begins its seed steps anew.
+        """
         model = dict(loaded_dict["world_model_state_dict"])
         model.setdefault("action_middle", torch.zeros(self.world_model.action_dim))  # a prior used to know no bounds
         model.setdefault("action_reach", torch.ones(self.world_model.action_dim))
@@ -174,10 +177,12 @@ class ModelBased:
         if load_cfg is None or load_cfg.get("optimizer"):
             self._step.load_state_dict(loaded_dict["optimizer_state_dict"])
         self.env_steps, self.num_updates = loaded_dict["env_steps"], loaded_dict["num_updates"]
-        self.updates_due = loaded_dict["updates_due"]
-        self._counts = self._count()
+        self.updates_due, self._random_until = loaded_dict["updates_due"], self.seed_steps
         if self.config.save_replay and "replay" in loaded_dict:
             self.replay.load_state_dict(loaded_dict["replay"])
+        elif self.num_updates == 0:
+            self.updates_due, self._random_until = 0.0, self.env_steps + self.seed_steps
+        self._counts = self._count()
         self._new_episodes = True
         self._follow_schedules()
         return True

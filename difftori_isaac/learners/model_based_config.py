@@ -111,7 +111,8 @@ class ModelBasedConfig:
     demo_coef: float = 10.0
     """Weight of ``‖pi(z) − a‖²``, which teaches the prior demonstrated actions."""
     save_replay: bool = False
-    """Whether checkpoints hold the replay buffer; without it a resumed run collects ``seed_steps`` with its policy."""
+    """Whether checkpoints hold the replay buffer; without it a resumed run collects ``seed_steps`` with its policy,
+    or anew at random if it has not learned yet."""
     max_nonfinite_share: float = 0.1
     """Share of non-finite environments (observation, reward or plan) in one iteration above which training stops."""
     obs_groups: dict[str, list[str]] | None = None

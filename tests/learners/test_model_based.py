@@ -134,6 +134,19 @@ def test_a_resumed_run_without_its_replay_acts_by_its_policy_until_it_has_seen_e
     assert other.num_updates > updates
 
 
+def test_a_run_resumed_before_its_first_update_begins_its_seed_steps_anew():
+    settings = CHEAP | {"seed_steps": 512}
+    env, algorithm = build(**settings)
+    train(env, algorithm, 256)
+    other_env, other = build(**settings, seed=1)
+    other.load(algorithm.save(), None, True)
+    assert other.env_steps == 256 and other.updates_due == 0.0
+    train(other_env, other, 256 + 384)
+    assert other.num_updates == 0 and "solver_converged" not in other.update(), "it acts at random"
+    train(other_env, other, 256 + 512)
+    assert other.num_updates > 0 and other.num_updates + other.updates_due == pytest.approx(0.02 * 512)
+
+
 def test_failures_are_contained():
     env, algorithm = build(**CHEAP | {"batch_size": 512})
     obs = env.get_observations()
