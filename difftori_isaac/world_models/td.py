@@ -10,12 +10,12 @@ from tensordict import TensorDict
 from torch import nn
 
 from difftori_isaac.trajopt.problem import Derivatives
-from difftori_isaac.world_models.encoders import random_shift
+from difftori_isaac.world_models.encoders import ImageEncoder, random_shift
 from difftori_isaac.world_models.mlp import step_derivatives
 from difftori_isaac.world_models.normalization import SimNorm
 from difftori_isaac.world_models.td_config import TdWorldModelConfig
 from difftori_isaac.world_models.td_derivatives import reward_derivatives, value_derivatives
-from difftori_isaac.world_models.td_networks import PIXELS, Features, Head, RawCritics, network
+from difftori_isaac.world_models.td_networks import Features, Head, RawCritics, network
 
 SATURATION = 2.0
 """Size of an activation from which on its tanh, 0.96, has hardly a slope left to learn by."""
@@ -58,7 +58,7 @@ class TdWorldModel(nn.Module):
 
         Args:
             obs: Observations of the environment, batch size (num_envs,).
-            groups: Observation groups that are encoded, flat ones and ``pixels``.
+            groups: Observation groups that are encoded: flat ones, point clouds and images.
             action_dim: Number of actions.
             config: Settings.
             return_unit: Order of magnitude of returns when rewards are of order one.
@@ -143,9 +143,9 @@ class TdWorldModel(nn.Module):
 
     def augment(self, obs: TensorDict) -> TensorDict:
         """Observations of sub-sequences, batch size (batch, time), with randomly shifted images."""
-        if PIXELS not in self.groups:
-            return obs
-        return obs.clone(recurse=False).set(PIXELS, random_shift(obs[PIXELS], self.config.pixel_shift))
+        images = [name for name, encoder in self.features.encoders.items() if isinstance(encoder, ImageEncoder)]
+        shifted = {name: random_shift(obs[name], self.config.pixel_shift) for name in images}
+        return obs.clone(recurse=False).update(shifted)
 
     def encode(self, obs: TensorDict | torch.Tensor) -> torch.Tensor:
         """Latent states, shape (*batch_size, latent_dim), of observation groups or of their features."""

@@ -16,10 +16,6 @@ from difftori_isaac.world_models.encoder_config import EncoderConfig
 from difftori_isaac.world_models.encoders import GroupEncoders, ImageEncoder, PointNet
 from difftori_isaac.world_models.td_config import HeadName, TdWorldModelConfig
 
-PIXELS = "pixels"
-"""Observation group of images, uint8 of shape (num_envs, channels, height, width)."""
-
-
 ROOM = 2.0
 """What a residual head can predict above where it starts, in its unit."""
 

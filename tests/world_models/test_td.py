@@ -223,6 +223,16 @@ def test_pixels_and_flat_groups_are_encoded_together_and_images_are_shifted():
     assert torch.equal(shifted["pixels"][:, 0], shifted["pixels"][:, 3]), "a sequence is shifted as one"
 
 
+def test_images_are_shifted_whatever_their_group_is_called():
+    images = torch.randint(0, 256, (2, 3, 84, 84), dtype=torch.uint8)
+    obs = TensorDict({"camera": images, "wrist": images, "cloud": torch.randn(2, 7, 3)}, [2])
+    model, _ = build(obs, ("camera", "wrist", "cloud"))
+    sequence = obs[:, None].expand(2, 4).clone()
+    shifted = model.augment(sequence)
+    changed = {name for name in model.groups if not torch.equal(shifted[name], sequence[name])}
+    assert changed == {"camera", "wrist"}
+
+
 @pytest.mark.parametrize(("kernels", "strides"), [((7, 5, 3, 3), (2, 2, 2, 2)), ((8, 4, 3), (4, 2, 2))])
 def test_images_of_a_small_thing_at_different_places_differ_from_the_start(kernels, strides):
     images = torch.full((16, 9, 84, 84), 120, dtype=torch.uint8)
