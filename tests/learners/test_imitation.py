@@ -101,6 +101,22 @@ def test_plans_that_have_not_converged_train_nothing(demos):
         assert all(changed) if trained else not any(changed), mode
 
 
+def test_bounds_are_in_the_units_of_actions(demos):
+    """Those of the environment, in which the demonstrated ones go from 2 to 8."""
+    bounds = {"action_low": (4.5, None), "action_high": (5.5, 6.0)}
+    algorithm = build(demos, trajopt=bounds)
+    train(algorithm, 2)
+    other = build(demos, trajopt=bounds, seed=1)
+    other.load(algorithm.save(), None, True)
+    obs = TensorDict({"policy": torch.tensor([1.0, 10.0, 10.0]) * torch.randn(200, 3)}, [200])
+    for learner in (algorithm, other):
+        with torch.inference_mode():
+            actions = learner.policy.planned_actions(obs)
+        low, high = actions.amin(dim=(0, 1)), actions.amax(dim=(0, 1))
+        assert low[0].item() == pytest.approx(4.5, abs=1e-5) and low[1] < 4.5
+        assert high.tolist() == pytest.approx([5.5, 6.0], abs=1e-5)
+
+
 def test_denoising_keeps_costs_easy_to_minimise(demos):
     """And trains them without a gradient through plans, which is the ablation of it."""
     zero = {"base": "zero"}
@@ -298,6 +314,8 @@ def test_what_does_not_fit_is_refused(demos):
     settings = {
         "policy is 'random'; allowed with learner=imitation: trajopt, mlp": {"policy": "random"},
         "trajopt.solver is 'mppi', which has no gradient": {"trajopt": {"solver": "mppi"}},
+        "trajopt.action_rate_weight is 1.0; allowed .*: 0, as": {"trajopt": {"action_rate_weight": 1.0}},
+        "trajopt.action_low has 3 entries, but an action has 2": {"trajopt": {"action_low": (-1.0,) * 3}},
         "trajopt.objective is 'return'": {"trajopt": {"objective": "return"}},
         "learner.obs_groups has 'camera'; allowed: policy": {"obs_groups": {"actor": ["camera"]}},
     }

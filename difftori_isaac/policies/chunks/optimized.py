@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from difftori_isaac.policies.chunks.head import ChunkHead
 from difftori_isaac.policies.chunks.policy import ChunkPolicy
 from difftori_isaac.policies.planner import SolverStatistics
+from difftori_isaac.trajopt.bounds import Bound, bound_tensor
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.layer import TrajOptLayer
 from difftori_isaac.trajopt.solution import TrajOptSolution
@@ -43,7 +45,7 @@ class OptimizedChunks(ChunkPolicy):
 
         Args:
             *args: Those of :class:`ChunkPolicy`.
-            trajopt: Settings of the layer, whose horizon is 1 whatever it says.
+            trajopt: Settings of the layer, whose horizon is 1 whatever it says; bounds are in the units of actions.
             make_base: Builds the head of the prior plan; None is a prior plan of zeros.
 
         Raises:
@@ -56,8 +58,14 @@ class OptimizedChunks(ChunkPolicy):
             raise ValueError(
                 f"trajopt.objective is {trajopt.objective!r}; allowed with learner=imitation: least_squares"
             )
+        if trajopt.action_rate_weight > 0.0:
+            raise ValueError(
+                f"trajopt.action_rate_weight is {trajopt.action_rate_weight}; allowed with learner=imitation: 0, as a "
+                "whole chunk is one action of the optimizer"
+            )
         config = self.config
-        self.layer = TrajOptLayer(replace(trajopt, horizon=1))
+        self._trajopt = replace(trajopt, horizon=1)
+        self._set_bounds()
         condition_dim = self.feature_dim + config.latent_dim
         self.cost = ChunkCost(
             condition_dim,
@@ -73,6 +81,11 @@ class OptimizedChunks(ChunkPolicy):
         self._statistics = SolverStatistics()
         with torch.no_grad():  # what the layer refuses, it refuses before a run begins
             self.layer(self.cost, torch.zeros(1, condition_dim), torch.zeros(1, 1, self.chunk_dim))
+
+    def set_units(self, obs: Mapping[str, torch.Tensor], actions: torch.Tensor) -> None:
+        """See :class:`ChunkPolicy`."""
+        super().set_units(obs, actions)
+        self._set_bounds()
 
     def chunk(self, features: torch.Tensor) -> torch.Tensor:
         """See :class:`ChunkPolicy`."""
@@ -107,6 +120,22 @@ class OptimizedChunks(ChunkPolicy):
     def solver_statistics(self) -> dict[str, float]:
         """See :class:`ChunkPolicy`."""
         return self._statistics.pop()
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._set_bounds()
+
+    def _set_bounds(self) -> None:
+        """Let the layer plan within the bounds of actions, which are others in the units of chunks."""
+
+        def of_chunk(name: str, unbounded: float) -> Bound:
+            scale = self.action_scale
+            size = (self.num_actions, scale.dtype, scale.device)
+            bound = bound_tensor(name, getattr(self._trajopt, name), unbounded, *size)
+            return None if bound is None else tuple(self.normalized(bound.expand(1, self.horizon, -1))[0].tolist())
+
+        low, high = of_chunk("action_low", -inf), of_chunk("action_high", inf)
+        self.layer = TrajOptLayer(replace(self._trajopt, action_low=low, action_high=high))
 
     def _plan(self, features: torch.Tensor, latent: torch.Tensor, prior: torch.Tensor) -> TrajOptSolution:
         solution = self.layer(self.cost, torch.cat((features, latent), dim=1), prior[:, None])
