@@ -23,6 +23,7 @@ from difftori_isaac.policies.feature_model import FeatureModel
 from difftori_isaac.policies.planner import TrajOptPlanner
 from difftori_isaac.policies.trajopt_actor import TrajOptActor
 from difftori_isaac.trajopt.config import TrajOptConfig
+from difftori_isaac.trajopt.layer import TrajOptLayer
 from difftori_isaac.world_models.config import WorldModelConfig
 from difftori_isaac.world_models.encoders import GroupEncoders
 from difftori_isaac.world_models.latent import LatentWorldModel
@@ -57,7 +58,7 @@ class TrajOptPPO(PPO):
         model_losses: ModelLossConfig | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Build the learner.
+        """Build the learner; plans get its discount unless they have their own.
 
         Args:
             *args: See rsl_rl's PPO.
@@ -83,6 +84,8 @@ class TrajOptPPO(PPO):
                 "trajopt.train_through_plan is False, which leaves PPO no gradient of the policy; "
                 "allowed: true, or learner=model_based"
             )
+        planner = self.planner
+        planner.layer = TrajOptLayer(planner.layer.config.discounted_by(self.gamma))
         model = self.world_model
         plan = [*model.dynamics.parameters(), *model.reward_head.parameters(), *model.value_head.parameters()]
         planned = set(plan)
