@@ -51,10 +51,12 @@ class TrajOptActor(FeatureModel):
             world_model: Settings of the model, or a mapping of their names to values.
             encoders: Settings of the encoders of point clouds and images, or a mapping of their names to values.
             obs_normalization: Whether flat observations are normalised by their running mean and standard deviation.
-            distribution_cfg: rsl_rl's settings of the action distribution; ``None`` is deterministic.
+            distribution_cfg: rsl_rl's settings of the action distribution, which may ask for means alone; ``None`` is
+                deterministic.
 
         Raises:
-            ValueError: If a setting is outside its range or an observation group has another shape.
+            ValueError: If a setting is outside its range, an observation group has another shape, or the distribution
+                asks for more than means.
         """
         encoders = encoders if isinstance(encoders, EncoderConfig) else EncoderConfig(**(encoders or {}))
         group_encoders = GroupEncoders(obs, obs_groups[obs_set], encoders)
@@ -68,6 +70,11 @@ class TrajOptActor(FeatureModel):
                 hidden_dims=(1,),
                 obs_normalization=obs_normalization,
                 distribution_cfg=distribution_cfg,
+            )
+        if self.distribution is not None and self.distribution.input_dim != output_dim:
+            raise ValueError(
+                f"the action distribution is {type(self.distribution).__name__}, which asks for more than a mean of "
+                "each action, all that a plan has; allowed: GaussianDistribution, or another of its input"
             )
         self.mlp = TrajOptPlanner(
             self._get_latent_dim(),

@@ -31,6 +31,12 @@ def test_is_found_by_its_class_path():
     assert resolve_callable("difftori_isaac.policies.trajopt_actor:TrajOptActor") is TrajOptActor
 
 
+@pytest.mark.parametrize("name", ["HeteroscedasticGaussianDistribution", "BetaDistribution"])
+def test_distributions_that_ask_for_more_than_means_are_refused(name):
+    with pytest.raises(ValueError, match=f"distribution is {name}, .*; allowed: GaussianDistribution"):
+        make_actor(distribution_cfg={"class_name": name})
+
+
 def test_update_recomputes_the_distribution_of_the_rollout():
     """PPO's ratio is one before the first step: the mean is one function of the observation, in every autograd mode."""
     actor, obs = make_actor(), make_obs()
