@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDict
@@ -36,9 +36,14 @@ class ModelStep:
         self._parameters = [*self._model.parameters(), *actor.encoders.parameters()]
         self.optimizer = torch.optim.Adam(self._parameters, lr=config.learning_rate, fused=True)
 
-    def states(self, obs: TensorDict, latents: torch.Tensor) -> TensorDict:
-        """What a step has to see of observations: themselves if they train the encoder, or their latent states."""
-        return obs if self.config.train_encoder else TensorDict({_LATENT: latents}, latents.shape[:-1])
+    def states(self, parts: list[TensorDict], latents: torch.Tensor) -> TensorDict:
+        """What a step has to see of observations: themselves if they train the encoder, or their latent states.
+
+        The observations come in parts, batch sizes (steps, num_envs); their copy as one is made where it is needed.
+        """
+        if self.config.train_encoder:
+            return cast("TensorDict", torch.cat(parts))  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return TensorDict({_LATENT: latents}, latents.shape[:-1])
 
     def __call__(self, batch: Sequences) -> dict[str, torch.Tensor]:
         """Take a step on sub-sequences of :meth:`states`; the losses before it, without their coefficients."""

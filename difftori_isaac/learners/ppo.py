@@ -165,11 +165,10 @@ class TrajOptPPO(PPO):
             model.update_return_statistics(averaging.join(st.returns, dim=1))
             groups = (*actor.encoders.flat, *actor.encoders)
             parts = [part.select(*groups) for part in (st.observations, self._last_obs.unsqueeze(0))]
-            obs = cast("TensorDict", torch.cat(parts))  # pyright: ignore[reportArgumentType, reportCallIssue]
             steps = (st.actions, self._rewards, st.returns.squeeze(-1), st.dones.squeeze(-1))
-            latents = torch.stack([actor.encode(step) for step in obs])
+            latents = torch.stack([actor.encode(cast("TensorDict", step)) for part in parts for step in part])
             fit = model_fit(model, latents, *steps)
-        states = self.model_step.states(obs, latents)
+        states = self.model_step.states(parts, latents)
         sizes = {"length": config.horizon, "batch_size": config.batch_size}
         sums: dict[str, torch.Tensor] = {}
         for _ in range(config.num_updates):

@@ -41,7 +41,7 @@ def train(actor, step, obs, rollout, num_updates=8):
 
 def drawn(step, obs, rollout, actor):
     with torch.no_grad():
-        states = step.states(obs, actor.encode(obs))
+        states = step.states([obs[:2], obs[2:]], actor.encode(obs))
     return sample_sequences(states, *rollout.values(), length=3, batch_size=16)
 
 
