@@ -96,7 +96,7 @@ class ModelBasedConfig:
     buffer_capacity: int = 1_000_000
     """Environment steps that the replay buffer holds; on a CPU, memory is taken as it fills."""
     buffer_device: Literal["learner", "cpu"] = "learner"
-    """Where the replay buffer lies: on the learner's device, or in (pinned) host memory."""
+    """Where the replay buffer lies: on the learner's device, or in host memory."""
     sampling: Literal["uniform", "prioritized"] = "uniform"
     """How sub-sequences are drawn: uniformly, or by their temporal-difference error."""
     priority_alpha: float = 0.6

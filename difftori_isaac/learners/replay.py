@@ -43,7 +43,8 @@ class ReplayBuffer:
 
     A row holds an observation and, if it is a *step*, what was done there. The last observation of an episode has a
     row of its own without a step, and so has the newest observation until its action is known: rows of one episode
-    follow each other, and a sub-sequence ends where a row is no step. Nothing here waits for the device.
+    follow each other, and a sub-sequence ends where a row is no step. Nothing here waits for the device
+    of the rows.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class ReplayBuffer:
             action_dim: Number of actions.
             capacity: Rows in total, at least four for each environment.
             device: Device of what is returned.
-            storage_device: Device of the rows; the same if not given. Host memory for a GPU is pinned, taken at once.
+            storage_device: Device of the rows; the same if not given.
             priority_alpha: Exponent of priorities; 0 is uniform sampling.
             priority_beta: Exponent of importance weights.
 
@@ -94,10 +95,8 @@ class ReplayBuffer:
                 f"observations; allowed on {self.storage_device}: at most {total / 2**30:.1f} GiB, and "
                 f"learner.buffer_capacity={fitting} leaves room for the rest"
             )
-        pinned = self.storage_device.type == "cpu" and self.device.type == "cuda"
         self.rows = {
-            name: _zeros((*shape, *value.shape[1:]), value.dtype, self.storage_device, pinned=pinned)
-            for name, value in first.items()
+            name: _zeros((*shape, *value.shape[1:]), value.dtype, self.storage_device) for name, value in first.items()
         }
         self.written = torch.zeros(self.num_envs, dtype=torch.int64, device=self.storage_device)
         """Number of the newest row of each environment, counted from the beginning, shape (num_envs,)."""
@@ -170,7 +169,7 @@ class ReplayBuffer:
             rewards=self._get("reward", steps, envs),
             terminated=self._get("terminated", steps, envs),
             valid=self._get("step", steps, envs).float().cumprod(dim=1),
-            weights=weights.to(self.device, non_blocking=True),
+            weights=weights.to(self.device),
             index=(row, env),
         )
 
@@ -220,7 +219,7 @@ class ReplayBuffer:
         self.rows[name][row, self._envs] = value.to(self.storage_device)
 
     def _get(self, name: str, row: torch.Tensor, env: torch.Tensor) -> torch.Tensor:
-        return self.rows[name][row, env].to(self.device, non_blocking=True)
+        return self.rows[name][row, env].to(self.device)
 
     def _begin(self, number: torch.Tensor, obs: TensorDict) -> None:
         """Write observations into rows, which are no steps yet."""
@@ -252,10 +251,10 @@ class ReplayBuffer:
         return row, env, weights / weights.amax()
 
 
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, *, pinned: bool) -> torch.Tensor:
-    """Zeros, on the CPU of memory that the system hands out as it is written, unless it is pinned."""
-    if pinned or device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device, pin_memory=pinned)
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros, on the CPU of memory that the system hands out as it is written."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
     return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)
 
 

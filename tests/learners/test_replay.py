@@ -163,3 +163,9 @@ def test_a_sample_of_a_million_steps_takes_milliseconds(alpha):
         assert replay.sample(256, 5).valid.all()
         times.append(time.process_time() - start)
     assert min(times) < (10e-3 if alpha else 3e-3)
+
+
+def test_rows_in_host_memory_are_not_locked_there_for_a_gpu():
+    obs = TensorDict({"policy": torch.zeros(NUM_ENVS, 2)}, [NUM_ENVS])
+    replay = ReplayBuffer(obs, 1, capacity=8 * NUM_ENVS, device="cuda", storage_device="cpu")
+    assert not any(value.is_pinned() for value in replay.rows.values())
