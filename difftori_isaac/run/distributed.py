@@ -114,7 +114,7 @@ def connect() -> Iterator[World]:
 
 
 @contextmanager
-def lost_ranks_named(world: World, run_dir: Path) -> Iterator[None]:
+def lost_ranks_named(world: World, get_run_dir: Callable[[], Path]) -> Iterator[None]:
     """Context in which a failing connection to another rank is an error that says how to go on.
 
     Raises:
@@ -128,6 +128,6 @@ def lost_ranks_named(world: World, run_dir: Path) -> Iterator[None]:
             raise
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the others, but they say why first
         reason = str(error).splitlines()[0].rpartition("] ")[2].rstrip(".")
-        saved = checkpoints.numbered(run_dir)
+        saved = checkpoints.numbered(run_dir := get_run_dir())
         hint = f"resume with: resume=latest run_dir={run_dir}" if saved else "no checkpoint was written yet"
         raise RunError(f"rank {world.rank} of {world.size} lost another one ({reason}); {hint}") from error

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from difftori_isaac.run import checkpoint as checkpoints
-from difftori_isaac.run.errors import ConfigError
+from difftori_isaac.run.errors import ConfigError, RunError
 
 RUNS = Path("runs")
 
@@ -34,6 +34,24 @@ def new_run_dir(run_dir: str | None, *, task: str, policy: str, seed: int) -> Pa
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ConfigError(f"run_dir {run_dir} exists; allowed: a new directory, or resume=latest to continue the run")
     return path
+
+
+def make_folder(path: Path) -> Path:
+    """Makes a directory of its own for who calls this: with _2, _3, ... behind the name where there is one already.
+
+    Raises:
+        RunError: If it cannot be made.
+    """
+    made, number = path, 1
+    while True:
+        try:
+            made.mkdir(parents=True)
+            return made
+        except FileExistsError:
+            number += 1
+            made = path.with_name(f"{path.name}_{number}")
+        except OSError as error:
+            raise RunError(f"cannot make {path}: {error.strerror}; give a place that can be written") from error
 
 
 def output_file(given: str | None, default: Path) -> Path:

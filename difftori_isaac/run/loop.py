@@ -50,6 +50,7 @@ def train(overrides: Overrides) -> None:
         config, start = world.from_first(lambda: configure(overrides))
         world.check(config)
         run_dir = Path(config.run_dir or "")
+        named_by_time = overrides.get("run_dir") is None and not continues_in_place(config)
         if start is not None and config.max_iterations is not None and start.iteration >= config.max_iterations:
             if world.rank == 0:
                 at = f"iteration {start.iteration} of {config.max_iterations}"
@@ -57,11 +58,14 @@ def train(overrides: Overrides) -> None:
             return
         config = replace(config, device=world.device_of(config.device))
         seeded = replace(config, seed=config.seed + world.rank)
-        with closing(build.make_environment(seeded)) as env, distributed.lost_ranks_named(world, run_dir):
+        with closing(build.make_environment(seeded)) as env, distributed.lost_ranks_named(world, lambda: run_dir):
             config = replace(config, num_envs=env.num_envs)
             if config.max_iterations is None:
                 config = replace(config, max_iterations=build.default_iterations(config, start))
-            run = TrainingRun(config, run_dir, env, start, world)
+            run = TrainingRun(config, env, start, world)
+            if named_by_time:
+                run_dir = world.from_first(lambda: locate.make_folder(run_dir))
+                run.config = replace(run.config, run_dir=str(run_dir))
             run.loop()
 
 
@@ -165,18 +169,23 @@ def _run_dir(config: TrainConfig, overrides: Overrides) -> Path:
     return locate.new_run_dir(given, task=config.task, policy=config.policy, seed=config.seed)
 
 
+def continues_in_place(config: TrainConfig) -> bool:
+    """Whether a run goes on in the directory that its checkpoint lies in."""
+    origin = locate.run_dir_of(Path(config.resume)) if config.resume else None
+    return origin is not None and locate.same(origin, config.run_dir or "")
+
+
 class TrainingRun:
     """A learner in an environment, from one iteration to the last."""
 
     def __init__(
         self,
         config: TrainConfig,
-        run_dir: Path,
         env: VecEnv,
         start: Checkpoint | None,
         world: World = distributed.ALONE,
     ) -> None:
-        self.config, self.run_dir, self.env, self.world = config, run_dir, env, world
+        self.config, self.env, self.world = config, env, world
         self.num_envs = env.num_envs * world.size
         self.alg: Learner = build.make_learner(config, env)
         longest = int(env.max_episode_length)
@@ -211,10 +220,15 @@ class TrainingRun:
             )
 
     @property
+    def run_dir(self) -> Path:
+        """Where it lies."""
+        return Path(self.config.run_dir or "")
+
+    @property
     def forked_from(self) -> Path | None:
         """Run directory of the checkpoint, if this run continues it in a directory of its own."""
         origin = locate.run_dir_of(Path(self.config.resume)) if self.config.resume else None
-        return None if origin is None or locate.same(origin, self.run_dir) else origin
+        return None if continues_in_place(self.config) else origin
 
     def loop(self) -> None:
         """Trains up to ``max_iterations``, or until a signal asks to stop; the state is saved either way."""

@@ -68,7 +68,8 @@ def _open(plan: Plan) -> Path:
     """The sweep's directory, absolute; one that exists goes on only with the settings it began with."""
     if plan.config.sweep_dir is None:
         task = next((item.partition("=")[2] for item in plan.fixed if item.startswith("task=")), "tasks")
-        sweep_dir = locate.RUNS / "sweeps" / locate.folder_name(task) / time.strftime("%Y-%m-%d_%H-%M-%S")
+        parent = locate.RUNS / "sweeps" / locate.folder_name(task)
+        sweep_dir = locate.make_folder(parent / time.strftime("%Y-%m-%d_%H-%M-%S"))
     else:
         sweep_dir = Path(plan.config.sweep_dir)
     file = sweep_dir / "sweep.yaml"

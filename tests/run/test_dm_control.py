@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.metrics import read_metrics
@@ -50,6 +51,15 @@ def test_train_resume_and_evaluate(in_tmp_path: Path, capsys: pytest.CaptureFixt
     assert (result["task"], result["num_episodes"], result["num_envs"]) == ("cartpole-swingup", 4, 4)
     assert result["episode_length"]["mean"] == 10
     assert 0 < result["return"]["mean"] <= 20 and result["return"]["std"] > 0
+
+
+def test_runs_that_start_in_the_same_second_lie_apart(in_tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("time.strftime", lambda *_: "now")
+    for name in ("now_seed0", "now_seed0_2"):
+        assert train([*SMALL, "max_iterations=1"]) == 0
+        run = Path("runs/cartpole-swingup/mlp") / name
+        assert len(read_metrics(run / "metrics.csv")) == 1
+        assert yaml.safe_load((run / "config.yaml").read_text())["run_dir"] == str(run)
 
 
 def test_a_run_stops_with_a_saved_state_once_over_a_tenth_of_its_plans_fail(

@@ -52,6 +52,14 @@ def test_new_run_dir(in_tmp_path: Path):
             locate.new_run_dir(taken, **given)
 
 
+def test_a_folder_is_made_for_one_alone(in_tmp_path: Path):
+    path = Path("runs/a/1.5_seed0")
+    assert [locate.make_folder(path).name for _ in range(3)] == ["1.5_seed0", "1.5_seed0_2", "1.5_seed0_3"]
+    Path("file").touch()
+    with pytest.raises(RunError, match="cannot make file/run: Not a directory; give a place that can be written"):
+        locate.make_folder(Path("file/run"))
+
+
 def test_a_result_goes_to_a_file(in_tmp_path: Path):
     default = Path("run") / "eval.json"
     assert locate.output_file(None, default) == default

@@ -105,7 +105,7 @@ def test_learner_after_loading_is_the_saved_one(killed: Path):
     config, start = configure(parse([f"resume={path}"], TrainConfig))
     assert start is not None and config.num_envs == 8
     with closing(build.make_environment(config)) as env:
-        run = TrainingRun(config, killed, env, start)
+        run = TrainingRun(config, env, start)
         assert_same(start.learner, run.alg.save())
         assert_same(start.rng, checkpoints.rng_state())
         assert_same(start.env, env.state_dict())
