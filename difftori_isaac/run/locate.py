@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from difftori_isaac.run import checkpoint as checkpoints
+from difftori_isaac.run import lock
 from difftori_isaac.run.errors import ConfigError, RunError
 
 RUNS = Path("runs")
@@ -31,7 +32,7 @@ def new_run_dir(run_dir: str | None, *, task: str, policy: str, seed: int) -> Pa
     if run_dir is None:
         return runs_of(task, policy) / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_seed{seed}"
     path = Path(run_dir)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if path.exists() and not (path.is_dir() and not any(item.name != lock.NAME for item in path.iterdir())):
         raise ConfigError(f"run_dir {run_dir} exists; allowed: a new directory, or resume=latest to continue the run")
     return path
 

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from difftori_isaac.learners.imitation_config import ImitationConfig
-from difftori_isaac.run import build, distributed, locate
+from difftori_isaac.run import build, distributed, locate, lock
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.base import read_base, start_from_base
 from difftori_isaac.run.checkpoint import Checkpoint
@@ -58,7 +58,11 @@ def train(overrides: Overrides) -> None:
             return
         config = replace(config, device=world.device_of(config.device))
         seeded = replace(config, seed=config.seed + world.rank)
-        with closing(build.make_environment(seeded)) as env, distributed.lost_ranks_named(world, lambda: run_dir):
+        with (
+            closing(build.make_environment(seeded)) as env,
+            distributed.lost_ranks_named(world, lambda: run_dir),
+            ExitStack() as held,
+        ):
             config = replace(config, num_envs=env.num_envs)
             if config.max_iterations is None:
                 config = replace(config, max_iterations=build.default_iterations(config, start))
@@ -66,6 +70,7 @@ def train(overrides: Overrides) -> None:
             if named_by_time:
                 run_dir = world.from_first(lambda: locate.make_folder(run_dir))
                 run.config = replace(run.config, run_dir=str(run_dir))
+            world.from_first(lambda: held.enter_context(lock.training(run_dir)))
             run.loop()
 
 
@@ -283,7 +288,6 @@ class TrainingRun:
     def _open_run_dir(self) -> MetricsFile:
         """Writes what is known before the first iteration; what there is of iterations after the resumed one is cut."""
         try:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
             if self.forked_from is not None:
                 shutil.copy(self.forked_from / "metrics.csv", self.run_dir)
             metrics = MetricsFile(self.run_dir / "metrics.csv", keep_until=self.iteration)

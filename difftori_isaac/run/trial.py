@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import ctypes
-import fcntl
 import json
 import os
 import re
@@ -13,8 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any, Literal
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.errors import ConfigError
 from difftori_isaac.run.files import read_settings
+from difftori_isaac.run.lock import alone
 from difftori_isaac.run.metrics import read_metrics
 from difftori_isaac.run.record import write_atomic
 
@@ -123,7 +122,7 @@ class Trial:
         records.mkdir(parents=True, exist_ok=True)
         log = records / f"{name}.log"
         values = dict(item.split("=", 1) for item in overrides)
-        with _alone(records / f"{name}.lock"):
+        with alone(records / f"{name}.lock", wait=True):
             if is_finished(run_dir, [*self.fixed, *overrides]):
                 record = self._record(number, name, values, "finished")
                 print(f"{name}: is finished", flush=True)
@@ -215,14 +214,6 @@ def write_table(sweep_dir: Path, records: Sequence[Record]) -> Path:
         writer.writeheader()
         writer.writerows(asdict(record) | record.values | {"run_dir": sweep_dir / record.trial} for record in records)
     return path
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Waits until no other process of this sweep is at the same trial."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _train(arguments: Sequence[str], log: Path) -> int:

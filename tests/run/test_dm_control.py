@@ -1,6 +1,7 @@
 """The scripts on the DeepMind Control suite, which starts in no time."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import yaml
 
 from difftori_isaac.run import checkpoint as checkpoints
+from difftori_isaac.run import lock
 from difftori_isaac.run.metrics import read_metrics
 from difftori_isaac.scripts.evaluate import main as evaluate
 from difftori_isaac.scripts.play import main as play
@@ -60,6 +62,18 @@ def test_runs_that_start_in_the_same_second_lie_apart(in_tmp_path: Path, monkeyp
         run = Path("runs/cartpole-swingup/mlp") / name
         assert len(read_metrics(run / "metrics.csv")) == 1
         assert yaml.safe_load((run / "config.yaml").read_text())["run_dir"] == str(run)
+
+
+def test_one_process_trains_a_run(in_tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    assert train([*SMALL, "run_dir=run", "max_iterations=1"]) == 0
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    with lock.training(Path("run")):
+        assert train(["resume=run", "max_iterations=2"]) == 1
+        assert "error: another process trains run; wait for it to end" in capsys.readouterr().err
+        assert before == {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    with lock.training(Path("run")):
+        monkeypatch.setattr("fcntl.flock", lambda *_: os.close(-1))  # a file system without locks
+        assert train(["resume=run", "max_iterations=2"]) == 0
 
 
 def test_a_run_stops_with_a_saved_state_once_over_a_tenth_of_its_plans_fail(
