@@ -104,15 +104,17 @@ class EpisodeStatistics:
         self._steps.append(torch.stack((done.float(), self._returns, self._lengths, whole)))
         self._returns = torch.where(done, 0.0, self._returns)
         self._lengths = torch.where(done, 0.0, self._lengths)
-        self._logs.append((done.sum(), self._success_rate(extras), dict(extras.get("log", {}))))
+        counted = done
         if (mask := extras.get("nonfinite")) is not None:
-            self.nonfinite = self.nonfinite | mask
+            self.nonfinite, counted = self.nonfinite | mask, done & ~mask
+        self._logs.append((counted.sum(), self._success_rate(extras), dict(extras.get("log", {}))))
 
     def summary(self) -> tuple[Row, dict[str, float]]:
         """Statistics of the steps since the last call: columns of metrics.csv, and means of the environment's own log.
 
         They are those of all processes. What the environment logs at the end of episodes is weighted by the number of
-        episodes that ended. Where no episode ended, there is nothing to report: the columns are None.
+        episodes that ended, but for those with NaN or Inf, which its log leaves out. Where no episode ended, there is
+        nothing to report: the columns are None.
         """
         steps = torch.stack(self._steps).transpose(1, 2).flatten(0, 1).cpu()
         finished = steps[steps[:, 0] > 0, 1:].tolist()

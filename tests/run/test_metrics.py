@@ -109,6 +109,15 @@ def test_environment_log_is_weighted_by_ended_episodes():
     assert log == {"Episode_Reward/lift": 0.75}
 
 
+def test_environment_log_leaves_nonfinite_episodes_out():
+    episodes = EpisodeStatistics(4, "cpu", lambda extras: extras["log"]["success_rate"])
+    for nonfinite, rate in (([0, 0, 0, 0], 1.0), ([1, 1, 1, 0], 0.0), ([1, 1, 1, 1], 0.0)):
+        mask = torch.tensor(nonfinite).bool()
+        episodes.step(torch.zeros(4), torch.ones(4), {"log": {"success_rate": rate, "height": rate}, "nonfinite": mask})
+    row, log = episodes.summary()
+    assert row["success_rate"] == log["height"] == 0.8
+
+
 def test_nonfinite_environments_are_counted_once_per_iteration():
     episodes = EpisodeStatistics(3, "cpu", no_success)
     for mask in ([True, False, False], [True, True, False]):
