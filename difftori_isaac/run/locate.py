@@ -99,5 +99,6 @@ def same(first: str | Path, second: str | Path) -> bool:
 
 
 def run_dir_of(path: Path) -> Path | None:
-    """Run directory that a checkpoint file lies in; None if it lies elsewhere."""
-    return path.parent.parent if path.parent.name == "checkpoints" else None
+    """Run directory that a checkpoint file lies in; None if it lies elsewhere, in whatever folder."""
+    run_dir = path.parent.parent
+    return run_dir if path.parent == checkpoints.folder(run_dir) and (run_dir / "config.yaml").is_file() else None

@@ -27,6 +27,8 @@ def test_latest_is_the_run_that_was_saved_last(in_tmp_path: Path, make_checkpoin
     assert find("best").name == "best.pt"
     assert find("latest", run_dir=str(runs[0])).parent.parent == runs[0]
     assert find(str(runs[0])) == find("latest", run_dir=str(runs[0]))
+    assert locate.run_dir_of(find("best")) is None, "a folder of this name alone makes no run"
+    (runs[1] / "config.yaml").touch()
     assert locate.run_dir_of(find("best")) == runs[1]
 
 
