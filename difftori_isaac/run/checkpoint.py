@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -78,7 +79,13 @@ def folder(run_dir: Path) -> Path:
 
 def numbered(run_dir: Path) -> list[Path]:
     """Checkpoints of a run, oldest first, without the best one."""
-    return sorted(folder(run_dir).glob("checkpoint_" + 7 * "[0-9]" + ".pt"))
+    found = (path for path in folder(run_dir).glob("checkpoint_*.pt") if re.fullmatch(r"checkpoint_\d{7,}", path.stem))
+    return sorted(found, key=iteration_of)
+
+
+def iteration_of(path: Path) -> int:
+    """Iterations done at a numbered checkpoint."""
+    return int(path.stem.rpartition("_")[2])
 
 
 def save(checkpoint: Checkpoint, run_dir: Path, *, keep: int, best: bool) -> Path:
@@ -201,11 +208,10 @@ def find(run_dir: Path, which: str) -> Path:
 
 def discard_after(run_dir: Path, iteration: int) -> None:
     """Deletes half-written files and checkpoints of later iterations than the one a run continues from."""
-    for path in folder(run_dir).glob("*.tmp"):
+    there = folder(run_dir)
+    unfinished = [*there.glob("*.tmp"), *there.glob("*.link")]
+    for path in [*unfinished, *(path for path in numbered(run_dir) if iteration_of(path) > iteration)]:
         path.unlink()
-    for path in numbered(run_dir):
-        if int(path.stem.rsplit("_", 1)[-1]) > iteration:
-            path.unlink()
     with suppress(ConfigError):  # there is none, or none that can be read
         if load(best := find(run_dir, "best"), mapped=True).iteration > iteration:
             best.unlink()

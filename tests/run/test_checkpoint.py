@@ -92,10 +92,19 @@ def test_last_k_and_best_are_kept(tmp_path: Path, make_checkpoint):
 def test_later_checkpoints_and_half_written_files_are_discarded(tmp_path: Path, make_checkpoint):
     for iteration in (1, 2, 3):
         checkpoints.save(make_checkpoint(iteration), tmp_path, keep=9, best=False)
-    (checkpoints.folder(tmp_path) / "checkpoint_0000004.tmp").write_bytes(b"half")
+    for ending in ("tmp", "link"):
+        (checkpoints.folder(tmp_path) / f"checkpoint_0000004.{ending}").write_bytes(b"half")
     checkpoints.discard_after(tmp_path, 2)
     names = sorted(path.name for path in checkpoints.folder(tmp_path).iterdir())
     assert names == ["checkpoint_0000001.pt", "checkpoint_0000002.pt"]
+
+
+def test_the_number_of_a_checkpoint_may_be_longer_than_it_is_written(tmp_path: Path, make_checkpoint):
+    for iteration in (9_999_999, 10_000_000):
+        checkpoints.save(make_checkpoint(iteration), tmp_path, keep=9, best=False)
+    (checkpoints.folder(tmp_path) / "checkpoint_of_mine.pt").touch()
+    assert [checkpoints.iteration_of(path) for path in checkpoints.numbered(tmp_path)] == [9_999_999, 10_000_000]
+    assert checkpoints.load(checkpoints.find(tmp_path, "latest")).iteration == 10_000_000
 
 
 @pytest.mark.parametrize("best", [2, 3])
