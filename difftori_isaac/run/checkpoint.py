@@ -88,6 +88,11 @@ def iteration_of(path: Path) -> int:
     return int(path.stem.rpartition("_")[2])
 
 
+def newest(run_dir: Path) -> int:
+    """Iterations done at the newest checkpoint of a run; 0 if there is none."""
+    return max(map(iteration_of, numbered(run_dir)), default=0)
+
+
 def save(checkpoint: Checkpoint, run_dir: Path, *, keep: int, best: bool) -> Path:
     """Writes a checkpoint, marks it as the best one if asked, then deletes all but the last ``keep``.
 

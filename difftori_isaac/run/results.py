@@ -76,8 +76,9 @@ class Results:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has reached its last iteration."""
-        return self.iteration == self.config["max_iterations"]
+        """Whether the run has reached its last iteration; one whose checkpoints are still there has saved it too."""
+        saved = checkpoints.newest(self.run_dir) or self.iteration
+        return self.iteration == saved == self.config["max_iterations"]
 
     @property
     def status(self) -> str:

@@ -179,11 +179,11 @@ class Trial:
 
 
 def is_finished(run_dir: Path, overrides: Sequence[str]) -> bool:
-    """Whether a run has done all iterations that it or ``overrides`` ask for."""
-    progress = Progress.read(run_dir)
+    """Whether a run has done all iterations that it or ``overrides`` ask for, and saved the last one."""
+    progress, saved = Progress.read(run_dir), checkpoints.newest(run_dir)
     asked = [found[1] for item in overrides if (found := re.fullmatch(r"max_iterations=(\d+)", item))]
     total = int(asked[-1]) if asked else progress.total
-    return total is not None and progress.iterations >= total and bool(checkpoints.numbered(run_dir))
+    return total is not None and min(progress.iterations, saved) >= total
 
 
 def read_records(sweep_dir: Path) -> list[Record]:

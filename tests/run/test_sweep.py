@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.metrics import read_metrics
+from difftori_isaac.run.results import Results
 from difftori_isaac.run.sweep_plan import check, make_plan, values_of
 from difftori_isaac.run.trial import MAX_NAME, Progress, Trial, is_finished, read_records, trial_name, write_table
 from difftori_isaac.scripts.train import main as train
@@ -101,7 +102,8 @@ def test_names_of_trials_are_short_folder_names(overrides: list[str]):
 def write_run(run_dir: Path, make_checkpoint, *, done: int, total: int) -> None:
     """The files of a run with so many iterations."""
     checkpoints.save(make_checkpoint(done), run_dir, keep=1, best=False)
-    (run_dir / "config.yaml").write_text(yaml.safe_dump({"max_iterations": total}))
+    settings = {"task": "Cartpole", "policy": "mlp", "seed": 1, "max_iterations": total}
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(settings))
     rows = "".join(f"{i},{'' if i == 1 else 10 - abs(i - 3)}\n" for i in range(1, done + 1))
     (run_dir / "metrics.csv").write_text("iteration,mean_return\n" + rows)
 
@@ -113,6 +115,10 @@ def test_a_run_is_finished_when_it_has_done_what_is_asked(tmp_path: Path, make_c
     assert not is_finished(tmp_path, ["max_iterations=6"])
     write_run(tmp_path, make_checkpoint, done=4, total=5)
     assert not is_finished(tmp_path, [])
+    write_run(tmp_path, make_checkpoint, done=5, total=5)
+    assert Results(tmp_path).finished
+    checkpoints.find(tmp_path, "latest").rename(checkpoints.folder(tmp_path) / "checkpoint_0000004.pt")
+    assert not is_finished(tmp_path, []) and not Results(tmp_path).finished, "its last checkpoint is missing"
     assert Progress.read(tmp_path / "none") == Progress()
 
 
