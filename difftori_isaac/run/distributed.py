@@ -80,6 +80,10 @@ class World:
         if self.launched and config.learner.name != "ppo":
             raise ConfigError(f"learner is {config.learner.name}; allowed with distributed=true: ppo")
 
+    def seed_of(self, seed: int) -> int:
+        """The seed of this process: after the largest one comes 0."""
+        return (seed + self.rank) % 2**32
+
     def device_of(self, device: str) -> str:
         """The device of this process: the CPU, or the GPU of its number on its machine.
 

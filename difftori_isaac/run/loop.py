@@ -57,7 +57,7 @@ def train(overrides: Overrides) -> None:
                 print(f"{run_dir} is at {at}: nothing to do; raise max_iterations to go on")
             return
         config = replace(config, device=world.device_of(config.device))
-        seeded = replace(config, seed=config.seed + world.rank)
+        seeded = replace(config, seed=world.seed_of(config.seed))
         with (
             closing(build.make_environment(seeded)) as env,
             distributed.lost_ranks_named(world, lambda: run_dir),

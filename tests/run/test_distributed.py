@@ -41,6 +41,12 @@ def test_how_it_was_started_and_what_was_asked_for_must_agree():
     assert pair.device_of("cpu") == "cpu"
 
 
+def test_every_process_has_a_seed_of_its_own_that_is_allowed():
+    pair = World(launched=True, rank=1, local_rank=1, size=2)
+    assert [pair.seed_of(seed) for seed in (0, 2**32 - 1)] == [1, 0]
+    assert ALONE.seed_of(2**32 - 1) == 2**32 - 1
+
+
 def start(folder: Path, *arguments: str) -> subprocess.Popen:
     with (folder / "log.txt").open("w") as log:
         return subprocess.Popen([*TORCHRUN, *arguments], cwd=folder, stdout=log, stderr=log)
