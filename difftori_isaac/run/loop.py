@@ -114,6 +114,8 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
         config = replace(config, max_iterations=min(iterations, most))
     if start is None:
         read_base(config)  # refuses what cannot be before an environment is built
+    elif "learner.learning_rate" in overrides.values and (rate := config.learner.learning_rate) is not None:
+        start = replace(start, learning_rate=rate)  # instead of what a schedule has arrived at
     return config, start
 
 
@@ -206,10 +208,7 @@ class TrainingRun:
             cast("PPO", self.alg).broadcast_parameters()
 
     def _restore(self, start: Checkpoint) -> None:
-        rate, asked = start.learning_rate, self.config.learner.learning_rate
-        if asked is not None and asked != start.config["learner"]["learning_rate"]:
-            rate = asked  # instead of what a schedule has arrived at
-        build.load_learner(self.alg, start.learner, rate, self.config.resume)
+        build.load_learner(self.alg, start.learner, start.learning_rate, self.config.resume)
         self.env.load_state_dict(start.env)
         self.iteration, self.env_steps, self.wall_time_s = start.iteration, start.env_steps, start.wall_time_s
         if self.forked_from is None:

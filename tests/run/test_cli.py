@@ -224,6 +224,14 @@ def test_settings_at_a_resume_are_those_of_the_checkpoint_s_learner(
         assert "learner.gamma is no setting of this learner, 'model_based'" in one_line(capsys)
 
 
+def test_a_learning_rate_that_is_given_at_a_resume_replaces_the_schedule_s(in_tmp_path: Path, make_checkpoint):
+    config = to_dict(compose(TrainConfig, parse(["task=Cartpole", "learner.learning_rate=1e-3"], TrainConfig)))
+    path = checkpoints.save(make_checkpoint(config=config, learning_rate=4e-4), Path("run"), keep=1, best=False)
+    for given, rate in (((), 4e-4), (("learner.learning_rate=1e-3",), 1e-3), (("learner.learning_rate=2e-3",), 2e-3)):
+        _, start = configure(parse([f"resume={path}", *given], TrainConfig))
+        assert start is not None and start.learning_rate == rate
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 @pytest.mark.parametrize("script", ["train", "play", "evaluate"])
 def test_cuda_without_cuda(script: str, in_tmp_path: Path, capsys: pytest.CaptureFixture):
