@@ -211,11 +211,12 @@ class TrainingRun:
         build.load_learner(self.alg, start.learner, start.learning_rate, self.config.resume)
         self.env.load_state_dict(start.env)
         self.iteration, self.env_steps, self.wall_time_s = start.iteration, start.env_steps, start.wall_time_s
-        if self.forked_from is None:
+        if in_place := continues_in_place(self.config):
             self.best_return, self.saved = start.best_return, start.iteration
         ranks = [{"rng": start.rng, "episodes": start.episodes}, *start.others]
         if len(ranks) == self.world.size:
-            self.episodes.load_state_dict(ranks[self.world.rank]["episodes"])
+            episodes = ranks[self.world.rank]["episodes"]
+            self.episodes.load_state_dict(episodes if in_place else episodes | {"whole": []})
             checkpoints.set_rng_state(ranks[self.world.rank]["rng"])
         elif self.world.rank == 0:
             print(

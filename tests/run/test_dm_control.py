@@ -2,14 +2,18 @@
 
 import json
 import os
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from difftori_isaac.run import build, lock
 from difftori_isaac.run import checkpoint as checkpoints
-from difftori_isaac.run import lock
+from difftori_isaac.run.compose import parse
+from difftori_isaac.run.config import TrainConfig
+from difftori_isaac.run.loop import TrainingRun, configure
 from difftori_isaac.run.metrics import read_metrics
 from difftori_isaac.scripts.evaluate import main as evaluate
 from difftori_isaac.scripts.play import main as play
@@ -175,6 +179,23 @@ def test_a_resume_with_longer_iterations_takes_fewer_of_them(in_tmp_path: Path):
     assert train([*model_based, "learner.num_steps_per_env=4", "learner.total_env_steps=36", "run_dir=run"]) == 0
     assert train(["resume=run/checkpoints/checkpoint_0000001.pt", "learner.num_steps_per_env=8"]) == 0
     assert [row["env_steps"] for row in read_metrics(Path("run/metrics.csv"))] == ["12", "36"]
+
+
+@pytest.mark.parametrize("where", ["run", "fork", "moved"])
+def test_episodes_of_another_run_do_not_choose_the_best_checkpoint(where: str, in_tmp_path: Path):
+    assert train([*SMALL, "run_dir=run", "max_iterations=1"]) == 0
+    path = checkpoints.find(Path("run"), "latest")
+    start = checkpoints.load(path)
+    start = replace(start, best_return=9.0, episodes=start.episodes | {"whole": [9.0] * 100})
+    checkpoints.save(start, Path("run"), keep=1, best=True)
+    if where == "moved":
+        path = path.rename("start.pt")
+    config, start = configure(parse([f"resume={path}", f"run_dir={where}"], TrainConfig))
+    with closing(build.make_environment(config)) as env:
+        run = TrainingRun(config, env, start)
+        kept = run.episodes.state_dict()
+        assert kept["window"] == start.episodes["window"] != [], "the mean return goes on"
+        assert (len(kept["whole"]), run.best_return) == ((100, 9.0) if where == "run" else (0, None))
 
 
 @pytest.mark.slow
