@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import re
+import secrets
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -310,7 +310,7 @@ class WandbWriter:
             "project": settings.project,
             "entity": settings.entity,
             "name": settings.name or run_dir.name,
-            "id": re.sub(r"[^\w-]", "-", f"{config.task}-{config.policy}-{run_dir.name}"),
+            "id": _wandb_id(run_dir),
             "resume": "allow",
             "dir": str(run_dir),
             "config": to_dict(config),
@@ -340,6 +340,15 @@ class WandbWriter:
             self._run.finish()
         except self._errors as error:
             warnings.warn(f"wandb did not finish ({error}); send the log later with `wandb sync`", stacklevel=2)
+
+
+def _wandb_id(run_dir: Path) -> str:
+    """What the server tells a run from others by: kept in its directory, for resumes, wherever that lies by then."""
+    path = run_dir / "wandb" / "id"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(secrets.token_hex(8))
+    return path.read_text()
 
 
 def make_writer(config: TrainConfig, run_dir: Path, iteration: int) -> Writer:

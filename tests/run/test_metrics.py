@@ -221,6 +221,19 @@ def test_a_full_disk_ends_tensorboard_alone(tmp_path: Path, full_disk):
     writer.close()
 
 
+def test_every_run_has_one_id_at_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ids: list[str] = []
+    monkeypatch.setattr("wandb.init", lambda **options: ids.append(options["id"]))
+    config = TrainConfig(task="Cartpole", logger="wandb")
+    first, second, moved = (tmp_path / name / "seed=1" for name in ("a", "b", "c"))
+    for run_dir in (first, second, first):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        make_writer(config, run_dir, 0)
+    moved.parent.mkdir()
+    make_writer(config, first.rename(moved), 0)
+    assert ids[0] != ids[1] and ids[2] == ids[3] == ids[0]
+
+
 def test_unreachable_wandb_does_not_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
