@@ -140,7 +140,7 @@ def serve(pipe: int, memory: int) -> None:
         pipe: File descriptor of this end of the pipe.
         memory: File descriptor of the shared rows.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     connection = Connection(pipe)
     envs: Any = None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -23,7 +26,10 @@ EPISODES = ("mean_return", "mean_episode_length", "success_rate")
 
 
 class Progress:
-    """Shows one row per iteration: return, losses, solver statistics, speed and remaining time."""
+    """Shows one row per iteration: return, losses, solver statistics, speed and remaining time.
+
+    A training goes on where nobody looks any more: once the output cannot be written, nothing more is shown.
+    """
 
     def __init__(self, title: str, *, first: int, total: int, console: Console | None = None) -> None:
         """Prepares the display.
@@ -46,7 +52,9 @@ class Progress:
         if self._live is None:
             self._print(self._title)
         else:
-            self._live.start()
+            self._show(self._live.start)
+            if self.console.quiet:
+                self._live = None  # it has not begun
         return self
 
     def __exit__(
@@ -54,7 +62,7 @@ class Progress:
     ) -> None:
         """Ends the display; its last state stays on the screen."""
         if self._live is not None:
-            self._live.stop()
+            self._show(self._live.stop)
 
     def update(self, row: Row) -> None:
         """Shows a row of metrics.csv; where no episode ended in it, what those before it had."""
@@ -64,11 +72,20 @@ class Progress:
         if self._live is None:
             self._print(self._line(row, remaining))
         else:
-            self._live.update(self._table(row, remaining), refresh=True)
+            live, table = self._live, self._table(row, remaining)
+            self._show(lambda: live.update(table, refresh=True))
 
     def _print(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
-        self.console.file.flush()
+        self._show(lambda: self.console.print(text, markup=False, soft_wrap=True))
+        self._show(self.console.file.flush)
+
+    def _show(self, show: Callable[[], None]) -> None:
+        try:
+            show()
+        except (OSError, SystemExit):  # which is rich's answer to a closed pipe
+            self.console.quiet = True
+            with suppress(OSError), Path(os.devnull).open("w") as nowhere:
+                os.dup2(nowhere.fileno(), self.console.file.fileno())
 
     def _remaining(self, iteration: int) -> timedelta:
         pace = (time.perf_counter() - self._began) / max(iteration - self._first, 1)

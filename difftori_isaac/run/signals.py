@@ -12,9 +12,10 @@ ABORT_AFTER_S = 2.0
 
 
 class StopSignals:
-    """Context in which SIGINT, SIGTERM and SIGUSR2 only ask to stop; a second SIGINT aborts.
+    """Context in which SIGINT, SIGTERM, SIGHUP and SIGUSR2 only ask to stop; a second SIGINT aborts.
 
-    SIGUSR2 is what a job that is about to be preempted gets, on clusters that send it to every process of the job.
+    SIGHUP is what a closed terminal sends; where it is ignored, as under nohup, it stays so. SIGUSR2 is what a job that
+    is about to be preempted gets, on clusters that send it to every process of the job.
     """
 
     def __init__(self) -> None:
@@ -25,7 +26,10 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         """Takes over the signals."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
             self._previous[number] = signal.signal(number, self._handle)
         return self
 

@@ -187,7 +187,7 @@ def test_busy_workers_are_waited_for_together(hand_made, monkeypatch):
 
 def test_workers_leave_signals_to_the_parent(pool):
     for worker in pool._envs._workers:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             os.kill(worker.process.pid, number)
     act(pool)
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +80,18 @@ def test_one_process_trains_a_run(in_tmp_path: Path, monkeypatch: pytest.MonkeyP
     with lock.training(Path("run")):
         monkeypatch.setattr("fcntl.flock", lambda *_: os.close(-1))  # a file system without locks
         assert train(["resume=run", "max_iterations=2"]) == 0
+
+
+def test_a_training_goes_on_where_nobody_reads(in_tmp_path: Path):
+    script = Path(__file__).parents[2] / "scripts" / "train.py"
+    arguments = [sys.executable, script, *SMALL, "run_dir=run", "max_iterations=3"]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    assert any("seed 0" in line for line in iter(process.stdout.readline, "")), "its title"
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == ("", 0)
+    assert checkpoints.load(checkpoints.find(Path("run"), "latest")).iteration == 3
+    assert Path("run/report.html").is_file()
 
 
 def test_a_run_stops_with_a_saved_state_once_over_a_tenth_of_its_plans_fail(

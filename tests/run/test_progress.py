@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import errno
 import io
+import sys
+from itertools import count
 
+import pytest
 from rich.console import Console
 
 from difftori_isaac.run.metrics import COLUMNS
@@ -45,6 +49,22 @@ def test_live_table():
     text = show(ROW, terminal=True)
     for part in ("3 of 13", "98,304", "mean return", "4.568", "98% converged", "remaining"):
         assert part in text
+
+
+@pytest.mark.parametrize("num_writes", [0, 1, 2, 3])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_output_that_is_gone_ends_nothing(terminal: bool, num_writes: int):
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            if next(writes) >= num_writes:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().write(text)
+
+    before, writes = sys.stdout, count()
+    with Progress("", first=0, total=3, console=Console(file=Gone(), force_terminal=terminal)) as progress:
+        progress.update(ROW)
+        progress.update(ROW)
+    assert sys.stdout is before
 
 
 def test_policy_without_solver_and_no_finished_episode():
