@@ -52,7 +52,8 @@ def test_train_resume_and_evaluate(in_tmp_path: Path, capsys: pytest.CaptureFixt
     assert train(["resume=run", "max_iterations=3"]) == 0
     rows = read_metrics(Path("run/metrics.csv"))
     assert [row["iteration"] for row in rows] == ["1", "2", "3"]
-    assert float(rows[-1]["mean_return"]) > 0 and 0 < float(rows[-1]["mean_episode_length"]) <= 10
+    assert float(rows[-1]["mean_return"]) > 0
+    assert 0 < float(rows[-1]["mean_episode_length"]) < 10, "the first episodes begin at random ages"
 
     assert evaluate(["run_dir=run", "policy=mlp", "num_episodes=4", "device=cpu", "output=eval.json"]) == 0
     result = json.loads(Path("eval.json").read_text())

@@ -45,6 +45,11 @@ def test_plain_lines():
     assert "grad_prior" not in line
 
 
+def test_the_remaining_time_is_that_of_iterations_since_this_start(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("time.perf_counter", count(0, 6).__next__)
+    assert "ETA 0:01:00" in show(ROW, terminal=False), "one of ten took 6 s"
+
+
 def test_live_table():
     text = show(ROW, terminal=True)
     for part in ("3 of 13", "98,304", "mean return", "4.568", "98% converged", "remaining"):
