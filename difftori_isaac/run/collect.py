@@ -15,7 +15,7 @@ from tensordict import TensorDict
 from difftori_isaac.data import demonstrations
 from difftori_isaac.data.demonstrations import Demonstration
 from difftori_isaac.run import build, locate, rollout
-from difftori_isaac.run.compose import Overrides
+from difftori_isaac.run.compose import Overrides, setting
 from difftori_isaac.run.config import CollectConfig
 from difftori_isaac.run.errors import RunError
 from difftori_isaac.run.evaluate import summary
@@ -64,8 +64,8 @@ def collect(overrides: Overrides) -> None:
     result = summary(returns)
     std = "" if result["std"] is None else f" ± {result['std']:.4g}"
     print(f"{writer.num_demos} demonstrations of {writer.num_samples:,} steps, return {result['mean']:.4g}{std}")
-    learn = (f"task={config.task}", *config.env_overrides, "learner=imitation", f"learner.dataset={path}")
-    print(f"written to {path}; learn from it with scripts/train.py {shlex.join(learn)}")
+    learn = f"{shlex.join((f'task={config.task}', *config.env_overrides))} learner=imitation"
+    print(f"written to {path}; learn from it with scripts/train.py {learn} {setting('learner.dataset', path)}")
 
 
 def _own_seed(seed: int) -> int:

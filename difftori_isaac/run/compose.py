@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -100,6 +102,20 @@ def _parse_one(argument: str) -> Override:
     if override.type not in (OverrideType.CHANGE, OverrideType.FORCE_ADD) or override.package is not None:
         raise ConfigError(f"{argument!r} adds or deletes a key; allowed: key=value, as every key exists")
     return override
+
+
+def quoted(value: object) -> str:
+    """A text that Hydra's grammar reads as it is, whatever it consists of."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(value)) + "'"
+
+
+def setting(key: str, value: object) -> str:
+    """``key=value`` to be pasted into a shell, with quotes where the shell or Hydra's grammar asks for them."""
+    try:
+        plain = _parse_one(f"{key}={value}").value() == str(value)
+    except ConfigError:
+        plain = False
+    return shlex.quote(f"{key}={value if plain else quoted(value)}")
 
 
 def compose[C](

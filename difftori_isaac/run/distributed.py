@@ -16,6 +16,7 @@ from torch import distributed
 
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.build import resolve_device
+from difftori_isaac.run.compose import setting
 from difftori_isaac.run.config import TrainConfig
 from difftori_isaac.run.errors import ConfigError, RunError
 
@@ -133,5 +134,5 @@ def lost_ranks_named(world: World, get_run_dir: Callable[[], Path]) -> Iterator[
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the others, but they say why first
         reason = str(error).splitlines()[0].rpartition("] ")[2].rstrip(".")
         saved = checkpoints.numbered(run_dir := get_run_dir())
-        hint = f"resume with: resume=latest run_dir={run_dir}" if saved else "no checkpoint was written yet"
+        hint = f"resume with: resume=latest {setting('run_dir', run_dir)}" if saved else "no checkpoint was written yet"
         raise RunError(f"rank {world.rank} of {world.size} lost another one ({reason}); {hint}") from error

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import json
-import shlex
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -20,7 +20,7 @@ from scipy.special import stdtrit
 
 from difftori_isaac.run import build, locate, rollout
 from difftori_isaac.run import checkpoint as checkpoints
-from difftori_isaac.run.compose import Overrides, compose_values
+from difftori_isaac.run.compose import Overrides, compose_values, setting
 from difftori_isaac.run.config import EvaluateConfig, shared_keys, to_dict
 from difftori_isaac.run.errors import ConfigError, RunError
 from difftori_isaac.run.record import write_atomic
@@ -51,7 +51,7 @@ def evaluate(overrides: Overrides) -> None:
     path = locate.output_file(config.output, drawn if every else folder / "eval.json")
     if every:
         _evaluate_all(config, checkpoints.numbered(folder), path)
-        hint = shlex.join(("scripts/plot.py", f"runs={folder}", "file=eval.csv"))
+        hint = f"scripts/plot.py {setting('runs', glob.escape(str(folder)))} file=eval.csv"
         print(f"written to {path}" + (f"; draw it with {hint}" if locate.same(path, drawn) else ""))
         return
     with closing(build.make_environment(config)) as env:

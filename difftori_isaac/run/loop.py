@@ -19,7 +19,7 @@ from difftori_isaac.run import build, distributed, locate, lock
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.base import read_base, start_from_base
 from difftori_isaac.run.checkpoint import Checkpoint
-from difftori_isaac.run.compose import Overrides, compose, compose_before_checkpoint
+from difftori_isaac.run.compose import Overrides, compose, compose_before_checkpoint, setting
 from difftori_isaac.run.config import VARIANTS, TrainConfig, saved_variant, to_dict
 from difftori_isaac.run.curves import curves
 from difftori_isaac.run.distributed import World
@@ -387,7 +387,8 @@ class TrainingRun:
 
     def _say_goodbye(self, received: str | None) -> None:
         at = f"iteration {self.iteration} of {self.config.max_iterations}"
+        run_dir = setting("run_dir", self.run_dir)
         if received is not None:
-            print(f"{received}: saved {at}; continue with: scripts/train.py resume=latest run_dir={self.run_dir}")
+            print(f"{received}: saved {at}; continue with: scripts/train.py resume=latest {run_dir}")
         else:
-            print(f"finished {at}; evaluate with: scripts/evaluate.py run_dir={self.run_dir}")
+            print(f"finished {at}; evaluate with: scripts/evaluate.py {run_dir}")

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import with_config
 
 from difftori_isaac.run.cli import show
-from difftori_isaac.run.compose import Overrides, compose, compose_values, group_options
+from difftori_isaac.run.compose import Overrides, compose, compose_values, group_options, setting
 from difftori_isaac.run.config import PYDANTIC, TrainConfig, leaf_keys
 from difftori_isaac.run.errors import ConfigError
 from difftori_isaac.run.panels import COLOURS, Line, Panel, arrange, draw
@@ -92,7 +92,7 @@ def try_report(run_dir: Path) -> None:
         print(f"report written to {write_report(run_dir)}")
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        print(f"report not written: {reason}; try again with: scripts/report.py run_dir={run_dir}")
+        print(f"report not written: {reason}; try again with: scripts/report.py {setting('run_dir', run_dir)}")
 
 
 def run_page(run: Results, path: Path, *, x: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from rich.table import Table
 
 from difftori_isaac.run import locate
 from difftori_isaac.run.cli import Terminated
-from difftori_isaac.run.compose import CONFIGS
+from difftori_isaac.run.compose import CONFIGS, quoted, setting
 from difftori_isaac.run.errors import ConfigError, RunError
 from difftori_isaac.run.files import SweepSettings, read_yaml
 from difftori_isaac.run.record import write_atomic
@@ -51,7 +50,7 @@ def sweep(arguments: Sequence[str]) -> None:
         stopped = f"the launcher ended with {type(error).__name__} ({' '.join(str(error).split())[:300]})"
     records = [item for item in read_records(sweep_dir) if names is None or item.trial in names]
     _print(records, write_table(sweep_dir, read_records(sweep_dir)))
-    again = f"call the same command with sweep_dir={shlex.quote(str(sweep_dir))} to go on"
+    again = f"call the same command with {setting('sweep_dir', sweep_dir)} to go on"
     unfinished = [record for record in records if record.status != "finished"]
     for record in unfinished:
         reason = record.reason or "it can go on"
@@ -93,7 +92,7 @@ def _launch(plan: Plan, sweep_dir: Path) -> None:
     trial = Trial(sweep_dir, plan.fixed, plan.config.objective)
     overrides = [
         *plan.hydra,
-        f"hydra.sweep.dir='{sweep_dir / 'hydra'}'",
+        f"hydra.sweep.dir={quoted(sweep_dir / 'hydra')}",
         "hydra.sweeper.params=null",
         *(PREFIX + argument for argument in plan.swept.values()),
     ]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from difftori_isaac.run import checkpoint as checkpoints
+from difftori_isaac.run.compose import quoted
 from difftori_isaac.run.errors import ConfigError
 from difftori_isaac.run.files import read_settings
 from difftori_isaac.run.lock import alone
@@ -148,7 +149,7 @@ class Trial:
 
     def _arguments(self, overrides: Sequence[str], run_dir: Path, number: int) -> list[str]:
         """Arguments of the training script. A directory without a checkpoint holds nothing that could go on."""
-        arguments = [*self.fixed, *overrides, f"run_dir='{run_dir}'"]
+        arguments = [*self.fixed, *overrides, f"run_dir={quoted(run_dir)}"]
         keys = {item.partition("=")[0] for item in arguments}
         if "device" not in keys and (count := _num_gpus()) > 1:
             arguments.append(f"device=cuda:{number % count}")

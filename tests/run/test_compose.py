@@ -1,8 +1,12 @@
 from __future__ import annotations
 
-import pytest
+import shlex
 
-from difftori_isaac.run.compose import compose, compose_values, parse
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from difftori_isaac.run.compose import compose, compose_values, parse, setting
 from difftori_isaac.run.config import EvaluateConfig, PlayConfig, TrainConfig, leaf_keys, shared_keys, to_dict, validate
 from difftori_isaac.run.errors import ConfigError
 
@@ -191,3 +195,14 @@ def test_a_learner_is_chosen_in_training_only():
 def test_keys_of_other_scripts_are_unknown():
     with pytest.raises(ConfigError, match="unknown key 'max_iterations'"):
         make("task=A", "max_iterations=3", schema=EvaluateConfig)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters(exclude_categories=["C"]) | st.sampled_from("\\'\"=,[]{}()$ ~ "), min_size=1))
+@example("runs/Lift/mlp/2026-11-28_11-52-53_seed0")
+@example("sweeps/policy=mlp,seed=1")
+@example("o'neil \\'\\")
+@example("1e3")
+@example("null")
+def test_a_setting_that_is_printed_can_be_pasted(text: str):
+    assert parse(shlex.split(setting("run_dir", text)), TrainConfig).values == {"run_dir": text}

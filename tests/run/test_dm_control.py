@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from contextlib import closing
@@ -13,7 +14,7 @@ import yaml
 
 from difftori_isaac.run import build, lock
 from difftori_isaac.run import checkpoint as checkpoints
-from difftori_isaac.run.compose import parse
+from difftori_isaac.run.compose import parse, quoted
 from difftori_isaac.run.config import TrainConfig
 from difftori_isaac.run.loop import TrainingRun, configure
 from difftori_isaac.run.metrics import read_metrics
@@ -107,13 +108,15 @@ def test_a_run_stops_with_a_saved_state_once_over_a_tenth_of_its_plans_fail(
 
 
 def test_what_is_evaluated_is_drawn_with_the_command_that_is_printed(in_tmp_path: Path, capsys: pytest.CaptureFixture):
-    assert train([*SMALL, "run_dir=run", "max_iterations=2"]) == 0
-    asked = ("run_dir=run", "policy=mlp", "checkpoint=all", "num_episodes=2", "device=cpu")
+    run = "o'neil's [sweep]/policy=mlp,seed=1"
+    assert train([*SMALL, f"run_dir={quoted(run)}", "max_iterations=2"]) == 0
+    command = capsys.readouterr().out.partition("; evaluate with: scripts/evaluate.py ")[2].splitlines()[0]
+    asked = (*shlex.split(command), "policy=mlp", "checkpoint=all", "num_episodes=2", "device=cpu")
     assert evaluate([*asked, "output=other.csv"]) == 0
     assert capsys.readouterr().out.endswith("written to other.csv\n")
     assert evaluate(asked) == 0
-    command = capsys.readouterr().out.partition("written to run/eval.csv; draw it with scripts/plot.py ")[2]
-    assert plot(command.split()) == 0 and Path("curves.png").is_file()
+    command = capsys.readouterr().out.partition(f"written to {run}/eval.csv; draw it with scripts/plot.py ")[2]
+    assert plot(shlex.split(command)) == 0 and Path("curves.png").is_file()
 
 
 def test_a_plan_is_evaluated_beside_its_prior(in_tmp_path: Path, capsys: pytest.CaptureFixture):
