@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -208,6 +209,8 @@ class DemonstrationWriter:
 def writing(path: Path, env_args: Mapping[str, Any]) -> Iterator[DemonstrationWriter]:
     """A file that is there when the context ends without an error, and otherwise stays as it was.
 
+    It is held in memory until then: HDF5 crashes where a disk is full.
+
     Args:
         path: The file.
         env_args: What the demonstrations were made in, in robomimic's keys ``env_name``, ``type`` and ``env_kwargs``.
@@ -218,8 +221,10 @@ def writing(path: Path, env_args: Mapping[str, Any]) -> Iterator[DemonstrationWr
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with h5py.File(partial, "w") as file:
-            yield DemonstrationWriter(file, env_args)
+        with partial.open("wb") as target, io.BytesIO() as memory:
+            with h5py.File(memory, "w") as file:
+                yield DemonstrationWriter(file, env_args)
+            target.write(memory.getbuffer())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

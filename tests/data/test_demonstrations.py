@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -110,6 +112,30 @@ def test_a_file_that_is_not_finished_is_not_there(tmp_path):
     with pytest.raises(KeyboardInterrupt), writing(path, {}) as writer:
         writer.add(make_demo(2))
         raise KeyboardInterrupt
+    assert [item.name for item in tmp_path.iterdir()] == ["demos.hdf5"] and path.read_bytes() == before
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import torch
+from difftori_isaac.data.demonstrations import Demonstration, writing
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
+try:
+    with writing(Path(sys.argv[1]), {}) as writer:
+        for _ in range(20):
+            writer.add(Demonstration({"policy": torch.randn(1000, 3)}, torch.randn(1000, 2), None))
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_a_full_disk_is_an_error_and_not_a_crash(tmp_path):
+    path = tmp_path / "demos.hdf5"
+    write(path, [make_demo(4)])
+    before = path.read_bytes()
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "File too large\n"), done.stderr
     assert [item.name for item in tmp_path.iterdir()] == ["demos.hdf5"] and path.read_bytes() == before
 
 
