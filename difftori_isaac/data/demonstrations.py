@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -219,7 +220,7 @@ def writing(path: Path, env_args: Mapping[str, Any]) -> Iterator[DemonstrationWr
         OSError: If it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # of its own where others write the same file
     try:
         with partial.open("wb") as target, io.BytesIO() as memory:
             with h5py.File(memory, "w") as file:

@@ -115,6 +115,25 @@ def test_a_file_that_is_not_finished_is_not_there(tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == ["demos.hdf5"] and path.read_bytes() == before
 
 
+WRITE = """
+import sys
+from pathlib import Path
+from difftori_isaac.data.demonstrations import writing
+with writing(Path(sys.argv[1]), {"env_name": "Other"}):
+    pass
+"""
+
+
+def test_a_program_that_writes_the_same_file_disturbs_none(tmp_path):
+    path = tmp_path / "demos.hdf5"
+    with writing(path, {"env_name": "Cart"}) as writer:
+        writer.add(make_demo(4))
+        subprocess.run([sys.executable, "-c", WRITE, path], check=True)
+        with h5py.File(path) as file:
+            assert json.loads(file["data"].attrs["env_args"]) == {"env_name": "Other"}
+    assert [item.name for item in tmp_path.iterdir()] == ["demos.hdf5"] and len(read(path, ["policy"])) == 1
+
+
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
