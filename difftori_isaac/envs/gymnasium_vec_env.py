@@ -101,6 +101,9 @@ class GymnasiumVecEnv(VecEnv):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See :class:`VecEnv`."""
 
+    def hold_curricula(self) -> None:
+        """See :class:`VecEnv`."""
+
     def render_frame(self) -> np.ndarray:
         """See :class:`VecEnv`."""
         return self._envs.render()

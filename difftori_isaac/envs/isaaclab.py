@@ -226,6 +226,10 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
             make_expert: Makes the task's scripted policy of `env`; None if it has none.
             runtime: Closed after the environment.
         """
+        self._curriculum: Any = getattr(env.unwrapped, "curriculum_manager", None)
+        self._rewards: Any = getattr(env.unwrapped, "reward_manager", None)
+        terms = self._rewards.active_terms if self._rewards else ()
+        self._weights = {name: self._rewards.get_term_cfg(name).weight for name in terms}
         super().__init__(env, clip_actions=clip_actions)
         self._runtime, self._make_expert = runtime or ExitStack(), make_expert
         self._markers: Any = None
@@ -291,11 +295,23 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
         return {"common_step_counter": env.common_step_counter, "sim_step_counter": env._sim_step_counter}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores :meth:`state_dict` and starts new episodes, so that curricula take effect."""
+        """Restores :meth:`state_dict` and starts new episodes, so that curricula take effect.
+
+        Of what they have changed before, the weights of rewards are undone.
+        """
+        for name, weight in self._weights.items():
+            self._rewards.get_term_cfg(name).weight = weight
+        if self._curriculum:
+            vars(self._curriculum).pop("compute", None)
         env = self.unwrapped
         env.common_step_counter = state["common_step_counter"]
         env._sim_step_counter = state["sim_step_counter"]
         self.reset()
+
+    def hold_curricula(self) -> None:
+        """See :class:`VecEnv`; what a task makes of the number of steps outside its curriculum goes on."""
+        if self._curriculum:
+            self._curriculum.compute = lambda env_ids=None: None
 
     def render_frame(self) -> np.ndarray:
         """See :class:`VecEnv`."""

@@ -99,6 +99,10 @@ class VecEnv(rsl_rl.env.VecEnv):
         """Restores :meth:`state_dict`; the next thing to do is :meth:`reset`."""
 
     @abstractmethod
+    def hold_curricula(self) -> None:
+        """Keeps curricula as they are until the next :meth:`load_state_dict`, so that all episodes are of one task."""
+
+    @abstractmethod
     def render_frame(self) -> np.ndarray:
         """Draws the first environment as it is now: uint8, shape (height, width, 3)."""
 

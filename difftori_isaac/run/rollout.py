@@ -132,7 +132,8 @@ def make_policy(config: RolloutConfig, env: VecEnv, origin: Origin | None) -> Po
 
 
 def reset(config: RolloutConfig, env: VecEnv) -> TensorDict:
-    """Resets all environments, to the same start for every policy with the same seed."""
+    """Resets all environments, to the same start for every policy with the same seed, and holds their curricula."""
     build.seed_everything(config.seed)
+    env.hold_curricula()
     obs, _ = env.reset()
     return obs

@@ -170,6 +170,24 @@ def test_curriculum_continues_from_a_saved_state():
         assert rewards.get_term_cfg("action_rate").weight == pytest.approx(-1e-1)
 
 
+def test_curricula_are_held_and_begin_anew_where_a_state_is_loaded():
+    with closing(make_env("Lift", num_envs=2, device="cpu", seed=0, overrides=["env.episode_length_s=0.1"])) as env:
+        action_rate = env.unwrapped.reward_manager.get_term_cfg("action_rate")
+
+        def weight_after(counter: int, *, hold: bool) -> float:
+            env.load_state_dict({"common_step_counter": counter, "sim_step_counter": 4 * counter})
+            if hold:
+                env.hold_curricula()
+            dones = [env.step(torch.zeros(2, env.num_actions))[2] for _ in range(12)]
+            assert torch.stack(dones).any(dim=0).all()
+            return action_rate.weight
+
+        assert weight_after(9_995, hold=True) == pytest.approx(-1e-4)
+        assert weight_after(9_995, hold=False) == pytest.approx(-1e-1)
+        assert weight_after(9_995, hold=True) == pytest.approx(-1e-4), "the weight of the state before is undone"
+        assert weight_after(10_001, hold=True) == pytest.approx(-1e-1)
+
+
 def test_frames_are_drawn():
     video = VideoRequest(width=64, height=48)
     with closing(make_env("Cartpole", num_envs=2, device="cpu", seed=0, video=video)) as env:
