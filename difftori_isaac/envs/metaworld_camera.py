@@ -1,4 +1,7 @@
-"""Pictures and point clouds of a scene of MetaWorld. Imports no torch, so that processes start fast."""
+"""Pictures and point clouds of a scene of MetaWorld, and whether its physics has diverged.
+
+Imports no torch, so that processes start fast.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,15 @@ NOT_DRAWN = [0, 2]
 
 WORKSPACE = np.array([[-0.6, 0.3, 0.01], [0.6, 0.97, 0.7]])
 """Lowest and highest corner of the box that clouds are of, above the table and before its rim [m]."""
+
+
+_WARNINGS = mujoco.mjtWarning.__members__  # pyright: ignore[reportAttributeAccessIssue]
+_DIVERGED = [_WARNINGS[f"mjWARN_BAD{what}"].value for what in ("QPOS", "QVEL", "QACC")]
+
+
+def has_diverged(data: Any) -> bool:
+    """Whether MuJoCo has reset a state (mujoco.MjData) by itself since it was last reset, as one that is not finite."""
+    return bool(data.warning.number[_DIVERGED].any())
 
 
 def prepare(model: Any) -> None:

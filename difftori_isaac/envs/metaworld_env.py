@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
-from difftori_isaac.envs.metaworld_camera import Camera, prepare
+from difftori_isaac.envs.metaworld_camera import Camera, has_diverged, prepare
 
 from metaworld import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE  # isort: skip (the camera chooses how mujoco draws first)
 from metaworld.policies import ENV_POLICY_MAP  # isort: skip
@@ -30,7 +30,7 @@ class MetaWorldEnv(gymnasium.Env[Any, np.ndarray]):
     (39,), and ``expert``, the action of MetaWorld's scripted policy, of shape (4,). With a ``point_cloud``, positions
     seen from the hand [m] of shape (num_points, 3), float32, or ``pixels``, a picture of shape (3, 84, 84), uint8,
     ``policy`` is of shape (8,): hand and gripper, now and a step before. ``success`` in a step's info says whether the
-    episode has succeeded so far.
+    episode has succeeded so far. Where the physics diverges, the reward is NaN.
     """
 
     render_mode = "rgb_array"
@@ -78,6 +78,8 @@ class MetaWorldEnv(gymnasium.Env[Any, np.ndarray]):
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Moves the hand and the gripper by an action, shape (4,)."""
         state, reward, terminated, truncated, info = self._env.step(np.clip(action, -1.0, 1.0))
+        if has_diverged(self._env.data):
+            reward, info = np.nan, {"success": False}
         self._succeeded |= bool(info["success"])
         return self._observe(state), float(reward), bool(terminated), bool(truncated), {"success": self._succeeded}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from ctypes.util import find_library
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,6 +70,21 @@ def test_actions_are_clipped():
         with closing(make("reach-v3", num_envs=1)) as env:
             states.append(env.step(torch.full((1, 4), size))[0]["policy"])
     assert torch.equal(*states)
+
+
+def test_physics_that_diverges_is_not_finite(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)  # where MuJoCo writes its log
+    with closing(make("reach-v3")) as env:
+        for spoil in ("action", "velocity"):
+            actions = torch.zeros(2, 4)
+            assert not env.step(actions)[-1]["nonfinite"].any()
+            if spoil == "action":
+                actions[1, 0] = torch.nan
+            else:
+                env._envs._envs[1]._env.data.qvel[0] = 1e12
+            obs, rewards, dones, extras = env.step(actions)
+            assert extras["nonfinite"].tolist() == [False, True] and dones.tolist() == [0, 1]
+            assert rewards[1] == 0.0 and env.episode_length_buf[1] == 0 and obs["policy"].isfinite().all()
 
 
 @needs_egl
