@@ -111,8 +111,10 @@ def _measure(algorithm: ModelBased, obs: TensorDict, solver: str, device: str, r
             algorithm.act(obs)
 
     def update() -> None:
-        algorithm.updates_due = float(settings.plan_interval)
-        algorithm.update()
+        target = algorithm.num_updates + settings.plan_interval
+        while (missing := target - algorithm.num_updates) > 0:  # few environments: some at a time
+            algorithm.updates_due = float(missing)
+            algorithm.update()
 
     settings, trajopt = algorithm.config, algorithm.policy.layers[-1].config
     times = times_ms((plan, update), device, repeats)

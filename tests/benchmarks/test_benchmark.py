@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from difftori_isaac.benchmarks.config import Size
+from difftori_isaac.benchmarks.model_based import _measure, build
 from difftori_isaac.scripts.benchmark import main
 
 SCHEMA = (
@@ -69,6 +71,22 @@ def test_an_environment_step_of_model_based_learning_is_its_plan_and_its_share_o
     assert row["forward_ms"] > 0 and row["update_ms"] > 0
     assert row["env_steps_per_s"] == pytest.approx(1e3 / (row["forward_ms"] / 8 + updates * row["update_ms"]))
     assert f"{updates:g} updates a step of 512" in row["note"]
+
+
+def test_one_environment_is_timed_over_as_many_updates_as_several(monkeypatch: pytest.MonkeyPatch):
+    algorithm, obs = build("td", "in parallel", Size(num_envs=1, horizon=2, iterations=1), "cpu")
+    counts = []
+
+    def times(functions, *_):
+        for function in functions:
+            before = algorithm.num_updates
+            function()
+            counts.append(algorithm.num_updates - before)
+        return [(1.0, float(counts[-1]))]
+
+    monkeypatch.setattr("difftori_isaac.benchmarks.model_based.times_ms", times)
+    assert _measure(algorithm, obs, "td", "cpu", 1).update_ms == 1.0
+    assert counts == [0, algorithm.config.plan_interval]
 
 
 def test_a_peer_that_cannot_be_installed_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
