@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Sequence
 from itertools import pairwise
 from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,8 +105,10 @@ class WorkerPool:
 
 def _start(memory: int, indices: range) -> _Worker:
     ours, theirs = Pipe()
-    command = [sys.executable, "-c", _CODE, str(theirs.fileno()), str(memory)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    # -P: the working directory hides no modules, unless it does so in this process
+    command = [sys.executable, "-P", "-c", _CODE, str(theirs.fileno()), str(memory)]
+    path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     with theirs:
         process = subprocess.Popen(
             command,

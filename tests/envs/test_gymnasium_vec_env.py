@@ -187,9 +187,31 @@ def test_busy_workers_are_waited_for_together(hand_made, monkeypatch):
 
 def test_workers_leave_signals_to_the_parent(pool):
     for worker in pool._envs._workers:
+        assert os.getsid(worker.process.pid) == worker.process.pid  # Ctrl-C goes to the terminal's session
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             os.kill(worker.process.pid, number)
     act(pool)
+
+
+@pytest.mark.parametrize("is_script", [True, False])
+def test_workers_find_the_modules_of_the_parent(is_script: bool, tmp_path: Path):
+    """Those of its folder, which of a script is not where it was started: what lies there hides none of Python's."""
+    script = tmp_path / "scripts" / "act.py"
+    script.parent.mkdir()
+    code = (
+        "import mine\n"
+        "from difftori_isaac.envs.env_slice import Recipe\n"
+        "from difftori_isaac.envs.worker_pool import WorkerPool\n"
+        "WorkerPool(Recipe('mine', mine.Mine, 9), 2, 2).close()\n"
+    )
+    script.write_text(code)
+    mine = "from hand_made import HandMadeEnv\n\nclass Mine(HandMadeEnv):\n    pass\n"
+    (script.parent if is_script else tmp_path).joinpath("mine.py").write_text(mine)
+    if is_script:
+        (tmp_path / "random.py").write_text("raise SystemExit('not the random of Python')")
+    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, script] if is_script else [sys.executable, "-c", code]
+    subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, check=True)
 
 
 @pytest.mark.parametrize("ending", ["raise SystemExit(5)", "os.kill(os.getpid(), 9)"])
