@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +56,13 @@ class Stretch:
         """What is not as it has to be."""
         lost = self.last_iteration - self.saved_iteration
         allowed = 0 if self.fault.startswith(("SIGTERM", "none")) else save_interval
+        full = self.fault == "disk full"
         found = {
             f"exit code {self.exit_code}, not {EXIT_CODES[self.fault]}": self.exit_code != EXIT_CODES[self.fault],
             f"{lost} iterations lost": not 0 <= lost <= allowed,
             "a traceback": "Traceback" in self.message,
+            "no iteration": full and self.last_iteration < self.first_iteration,
+            "no checkpoint that found the disk full": full and "cannot write checkpoint" not in self.message,
         }
         return [what for what, is_so in found.items() if is_so]
 
@@ -74,9 +78,14 @@ def install(folder: Path) -> dict[str, str]:
     return os.environ | wandb | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def fill_disk() -> None:
-    """Lets no file of this process grow to the size of a checkpoint."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (32 << 10, resource.RLIM_INFINITY))
+def room(run_dir: Path) -> int:
+    """Size that the tables and records of a run can grow to while its checkpoints, larger ones, cannot be written."""
+    return (32 << 10) + max(path.stat().st_size for path in run_dir.iterdir() if path.suffix in (".csv", ".json"))
+
+
+def fill_disk(size: int) -> None:
+    """Lets no file of this process grow beyond a size [byte]."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 def command(arguments: argparse.Namespace, fault: str, start: int) -> list[str]:
@@ -99,7 +108,7 @@ def stretch(arguments: argparse.Namespace, env: dict[str, str], fault: str) -> S
             cwd=arguments.run_dir.parent,
             stdout=subprocess.DEVNULL,
             stderr=errors,
-            preexec_fn=fill_disk if fault == "disk full" else None,
+            preexec_fn=partial(fill_disk, room(arguments.run_dir)) if fault == "disk full" else None,
         )
         watched = psutil.Process(process.pid)
         end = start + 60.0 * arguments.period * (6 if fault == "none" else 1)

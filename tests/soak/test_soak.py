@@ -1,7 +1,8 @@
-"""A short soak: one stretch, ended by SIGTERM, and two resumes of what it saved."""
+"""A short soak, one stretch, ended by SIGTERM, and two resumes of what it saved; and when a full disk counts as one."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,24 @@ from pathlib import Path
 import pytest
 
 SOAK = Path(__file__).with_name("soak.py")
+
+
+def test_a_disk_is_full_for_checkpoints_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(SOAK.parent)
+    soak = importlib.import_module("soak")
+    for name, size in (("metrics.csv", 40_000), ("run.json", 10_000), ("report.html", 400_000)):
+        (tmp_path / name).write_bytes(bytes(size))
+    assert soak.room(tmp_path) == 40_000 + 32_768
+
+    def problems(last_iteration: int, message: str) -> list[str]:
+        return soak.Stretch("disk full", 1, 8, last_iteration, 7, 0.1, 0.0, None, message).problems(5)
+
+    refused = "error: cannot write checkpoint checkpoint_0000008.pt: No space left on device"
+    assert problems(8, refused) == []
+    assert problems(7, "error: cannot write to run_dir run: File too large") == [
+        "no iteration",
+        "no checkpoint that found the disk full",
+    ]
 
 
 @pytest.mark.sim
