@@ -19,7 +19,7 @@ class Git(TypedDict):
     """Code of a start."""
 
     revision: str | None
-    dirty: bool
+    dirty: bool | None
     diff: NotRequired[str]
 
 

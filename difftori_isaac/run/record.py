@@ -83,24 +83,28 @@ def _version(package: str) -> str | None:
 
 
 def _git(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """State of the repository that ``folder`` lies in, and what differs from its revision, in the files' own bytes."""
+    """State of the repository that ``folder`` lies in, and what differs from its revision, in the files' own bytes.
 
-    def git(*arguments: str) -> bytes:
+    Where git does not answer in ten seconds, ``dirty`` may be None.
+    """
+
+    def git(*arguments: str) -> bytes | None:
         try:
             done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
-            return b""
-        return done.stdout if done.returncode == 0 else b""
+            return None
+        return done.stdout if done.returncode == 0 else None
 
-    def lines(*arguments: str) -> list[str]:
-        return os.fsdecode(git(*arguments)).splitlines()
+    def lines(*arguments: str) -> list[str] | None:
+        return None if (answer := git(*arguments)) is None else os.fsdecode(answer).splitlines()
 
     root = folder
-    root = Path(next(iter(lines("rev-parse", "--show-toplevel")), folder))
-    revision = next(iter(lines("rev-parse", "HEAD")), None)
+    root = Path(next(iter(lines("rev-parse", "--show-toplevel") or ()), folder))
+    revision = next(iter(lines("rev-parse", "HEAD") or ()), None)
     diff = git("diff", "--binary", "HEAD") if revision else b""
     untracked = lines("ls-files", "--others", "--exclude-standard") if revision else []
-    return {"revision": revision, "dirty": bool(diff or untracked), "untracked": untracked[:100]}, diff
+    dirty = None if not (diff or untracked) and None in (diff, untracked) else bool(diff or untracked)
+    return {"revision": revision, "dirty": dirty, "untracked": (untracked or [])[:100]}, diff or b""
 
 
 def _hardware() -> dict[str, Any]:

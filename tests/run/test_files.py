@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from difftori_isaac.run.errors import ConfigError
 from difftori_isaac.run.files import RunRecord, discard_evaluations_after, read_json, read_settings
 from difftori_isaac.run.metrics import read_metrics
 from difftori_isaac.run.record import write_record
+from difftori_isaac.run.report import write_report
 from difftori_isaac.scripts.plot import main as plot
 from difftori_isaac.scripts.report import main as report
 
@@ -117,6 +119,26 @@ def test_changes_of_any_encoding_are_kept_as_a_patch_that_applies(
     git("checkout", "-q", ".")
     git("apply", str(run / start["git"]["diff"]))
     assert source.read_bytes() == changed and picture.read_bytes() == pixels
+
+
+def test_a_git_that_does_not_answer_leaves_open_whether_there_are_changes(run: Path, monkeypatch: pytest.MonkeyPatch):
+    def answer(command: list[str], **options) -> SimpleNamespace | subprocess.CompletedProcess:
+        if command[0] != "git":
+            return ask(command, **options)
+        if "diff" in command:
+            raise subprocess.TimeoutExpired(command, 10)
+        return SimpleNamespace(returncode=0, stdout=b"" if "ls-files" in command else b"abc\n")
+
+    ask = subprocess.run
+    with monkeypatch.context() as patch:
+        patch.setattr("difftori_isaac.run.record.subprocess.run", answer)
+        write_record(run, iteration=0, processes=1, num_envs=1)
+    assert read_json(run / "run.json", RunRecord)["starts"][0]["git"] == {
+        "revision": "abc",
+        "dirty": None,
+        "untracked": [],
+    }
+    assert "abc</code>, with changes or without: git did not say" in write_report(run).read_text()
 
 
 def evaluate(run: Path, iteration: int | None) -> None:
