@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from difftori_isaac.run.config import VARIANTS, TrainConfig, leaf_keys, to_dict, validate
+from difftori_isaac.run.config import VARIANTS, TrainConfig, leaf_keys, text_keys, to_dict, validate
 from difftori_isaac.run.errors import ConfigError, unknown_key
 
 CONFIGS = Path(str(resources.files("difftori_isaac.configs")))
@@ -79,6 +79,8 @@ def parse(arguments: Iterable[str], schema: type) -> Overrides:
             isaaclab = "; Isaac Lab's own settings are env.<key>=<value>" if key == "env" else ""
             raise ConfigError(unknown_key(key, leaves) + isaaclab)
         value = override.value()
+        if key in text_keys(schema) and isinstance(value, bool | int | float):
+            value = argument.partition("=")[2].strip()  # as it was typed: 2026_12_01 is a number to Hydra
         if schema is TrainConfig and (options := group_options(key)):
             if value not in options:
                 raise ConfigError(f"{key} is {value!r}; allowed: {', '.join(options)}")

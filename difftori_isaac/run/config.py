@@ -263,24 +263,49 @@ def leaf_keys(schema: type, *variants: str) -> dict[str, str]:
         variants: Names of the forms whose keys are wanted, where a section has several; without any, all.
     """
 
-    def walk(node: dict[str, Any], definitions: dict[str, Any], prefix: str) -> dict[str, tuple[str, str]]:
-        found: dict[str, tuple[str, str]] = {}
+    def described(item: dict[str, Any]) -> str:
+        choices = [str(value) for part in _alternatives(item) for value in part.get("enum", [])]
+        return (item["description"] + (f" [{'|'.join(choices)}]" if choices else "")).strip()
+
+    return {key: described(item) for key, item in _leaves(schema, variants).items()}
+
+
+@cache
+def text_keys(schema: type) -> set[str]:
+    """Dotted keys of the settings whose values are texts."""
+
+    def is_text(item: dict[str, Any]) -> bool:
+        return {part.get("type") for part in _alternatives(item)} <= {"string", "null", None}
+
+    return {key for key, item in _leaves(schema, ()).items() if is_text(item)}
+
+
+def _alternatives(item: dict[str, Any]) -> list[dict[str, Any]]:
+    """A setting's JSON schema, and those of the alternatives that it has."""
+    return [item, *item.get("anyOf", [])]
+
+
+@cache
+def _leaves(schema: type, variants: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """JSON schemas of the settings, with their descriptions, by their keys."""
+
+    def walk(node: dict[str, Any], definitions: dict[str, Any], prefix: str) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
         for name, item in node["properties"].items():
             forms = item.get("discriminator", {}).get("mapping", {"": item.get("$ref")})
             references = [ref for form, ref in forms.items() if not (form and variants) or form in variants]
             for reference in filter(None, references):
                 found |= walk(definitions[reference.rsplit("/", 1)[-1]], definitions, f"{prefix}{name}.")
             if not any(references) and f"{prefix}{name}" not in _VARIANT_NAMES:
-                choices = [str(value) for part in [item, *item.get("anyOf", [])] for value in part.get("enum", [])]
-                found[prefix + name] = (item.get("description", ""), f" [{'|'.join(choices)}]" if choices else "")
+                found[prefix + name] = item
         return found
 
-    keys: dict[str, tuple[str, str]] = {}
+    keys: dict[str, dict[str, Any]] = {}
     for base in reversed(schema.__mro__[:-1]):  # pydantic reads the docstrings of a class's own fields only
         root = TypeAdapter(base).json_schema()
-        for key, (text, choices) in walk(root, root.get("$defs", {}), "").items():
-            keys[key] = (text or keys.get(key, ("",))[0], choices)
-    return {key: (text + choices).strip() for key, (text, choices) in keys.items()}
+        for key, item in walk(root, root.get("$defs", {}), "").items():
+            keys[key] = {"description": keys.get(key, {}).get("description", "")} | item
+    return keys
 
 
 def variants_of(values: Mapping[str, Any]) -> tuple[str, ...]:

@@ -7,7 +7,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from difftori_isaac.run.compose import compose, compose_values, parse, setting
-from difftori_isaac.run.config import EvaluateConfig, PlayConfig, TrainConfig, leaf_keys, shared_keys, to_dict, validate
+from difftori_isaac.run.config import (
+    EvaluateConfig,
+    PlayConfig,
+    TrainConfig,
+    leaf_keys,
+    shared_keys,
+    text_keys,
+    to_dict,
+    validate,
+)
 from difftori_isaac.run.errors import ConfigError
 
 
@@ -99,6 +108,20 @@ def test_values_keep_their_types():
     assert config.learner.gamma == 1.0 and isinstance(config.learner.gamma, float)
     assert config.trajopt.action_low == (-1.0, None, float("-inf"))
     assert (config.run_dir, config.wandb.mode, config.seed) == ("2024", "offline", 1000)
+
+
+@pytest.mark.parametrize("text", ["2026_12_01", "1e3", "007", "0.50", "True", "nan"])
+def test_texts_stay_as_they_were_typed(text: str):
+    overrides = parse([f"run_dir={text}", f"wandb.name={text}", "task=A"], TrainConfig)
+    assert overrides.get("run_dir") == text
+    config = compose(TrainConfig, overrides)
+    assert config.run_dir == config.wandb.name == text
+    assert make("task=A", "run_dir=null").run_dir is None
+
+
+def test_keys_that_take_more_than_texts_are_no_texts():
+    assert {"task", "run_dir", "wandb.name", "learner.dataset", "device"} <= text_keys(TrainConfig)
+    assert not {"seed", "trajopt.action_low", "learner.obs_groups", "env_overrides"} & text_keys(TrainConfig)
 
 
 def test_interpolation():
