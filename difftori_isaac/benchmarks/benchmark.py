@@ -44,8 +44,8 @@ def benchmark(overrides: Overrides) -> None:
     report.print_table(rows)
     settings = (shlex.quote(f"{key}={show(value)}") for key, value in overrides.values.items())
     command = " ".join(["uv run scripts/benchmark.py", *settings])
-    _write(config.json, lambda path: path.write_text(report.json_text(rows)))
-    _write(config.markdown, lambda path: path.write_text(report.markdown_text(rows, command)))
+    _write(config.json, lambda path: path.write_text(report.json_text(rows), encoding="utf-8"))
+    _write(config.markdown, lambda path: path.write_text(report.markdown_text(rows, command), encoding="utf-8"))
     _write(config.plot, lambda path: figure.draw(rows, path))
 
 

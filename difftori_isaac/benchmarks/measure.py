@@ -160,6 +160,6 @@ def _resident_memory_growth(build: Build, size: Size) -> float:
 
 def peak_resident_mb() -> float:
     """Largest resident set of this process so far [MiB]. Unlike ``ru_maxrss`` it forgets the parent's."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     assert found is not None
     return int(found[1]) / 1024

@@ -181,7 +181,7 @@ def load_task_defaults(task_id: str) -> dict[str, Any]:
     package, _, file = str(entry_point).partition(":")
     where = f"difftori_cfg_entry_point of {task_id} is {entry_point}"
     try:
-        settings = yaml.safe_load(files(package).joinpath(file).read_text()) or {}
+        settings = yaml.safe_load(files(package).joinpath(file).read_text(encoding="utf-8")) or {}
     except (ImportError, OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{where}, which cannot be read ({reason}); allowed: a YAML file in its package") from None

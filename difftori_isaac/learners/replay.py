@@ -269,4 +269,4 @@ def _available_memory(device: torch.device) -> int:
     """Memory of the CPU that is not in use, or of a GPU in total [byte]."""
     if device.type == "cuda":
         return _memory(device)
-    return 1024 * int(re.findall(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[0])
+    return 1024 * int(re.findall(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"))[0])

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pkgutil import resolve_name
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,8 @@ class Command:
     def __call__(self, arguments: Sequence[str] | None = None) -> int:
         """Runs the script."""
         arguments = sys.argv[1:] if arguments is None else arguments
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a terminal that is not of UTF-8 lacks some characters
         previous = signal.signal(signal.SIGTERM, _terminate)
         try:
             self._start(arguments)

@@ -143,7 +143,7 @@ def discard_evaluations_after(run_dir: Path, iteration: int) -> None:
 
 def _read(path: Path, kind: str, parse: Callable[[str], Any], shape: Any) -> dict[str, Any]:
     try:
-        content = parse(path.read_text())
+        content = parse(path.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path} is no {kind} ({reason}); allowed: the file as it was written") from None

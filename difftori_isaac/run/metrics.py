@@ -199,14 +199,14 @@ class MetricsFile:
                 rows = read_metrics(self.path)
                 self._columns += new
                 self._rewrite(rows)
-            with self.path.open("a", newline="") as file:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns, lineterminator="\n").writerow(cells)
         except OSError as error:
             raise RunError(f"cannot write {self.path}: {error.strerror}; checkpoints are untouched") from error
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)

@@ -110,7 +110,7 @@ def task_files(config: NewTaskConfig, repository: Path | None) -> dict[Path, str
         values["id"] = f"DiffTori-{values['id']}"
         folder, test = repository / "tasks" / config.module, repository / "tests" / "tasks" / f"test_{config.module}.py"
         init = repository / "tasks" / "__init__.py"
-        others = {init: _with_import(init.read_text(), config.module)}
+        others = {init: _with_import(init.read_text(encoding="utf-8"), config.module)}
     return {
         folder / "__init__.py": _fill("init.py", values),
         folder / f"{config.module}_env_cfg.py": _fill(f"{config.robot}_env_cfg.py", values),
@@ -145,7 +145,7 @@ def _package_folder(config: NewTaskConfig) -> Path:
 
 
 def _fill(template: str, values: dict[str, str]) -> str:
-    return Template(TASKS.joinpath("templates", f"{template}.tmpl").read_text()).substitute(values)
+    return Template(TASKS.joinpath("templates", f"{template}.tmpl").read_text(encoding="utf-8")).substitute(values)
 
 
 def _with_import(text: str, module: str) -> str:

@@ -199,7 +199,7 @@ def read_records(sweep_dir: Path) -> list[Record]:
 
 def _read_record(path: Path) -> Record:
     try:
-        return Record(**json.loads(path.read_text()))
+        return Record(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path} is damaged ({reason}); allowed: the file as it was written, or none") from None
@@ -210,7 +210,7 @@ def write_table(sweep_dir: Path, records: Sequence[Record]) -> Path:
     keys = list(dict.fromkeys(key for record in records for key in record.values))
     columns = [*keys, "status", "iterations", "last_return", "best_return", "run_dir", "reason"]
     path = sweep_dir / "trials.csv"
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(record) | record.values | {"run_dir": sweep_dir / record.trial} for record in records)
@@ -220,7 +220,7 @@ def write_table(sweep_dir: Path, records: Sequence[Record]) -> Path:
 def _train(arguments: Sequence[str], log: Path) -> int:
     """Runs the training script to its end; if this process is stopped, the script saves first."""
     command = [sys.executable, "-m", "difftori_isaac.scripts.train", *arguments]
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, preexec_fn=_end_with_parent
         )

@@ -131,7 +131,7 @@ def write_robot(path: Path, name: str, links: Sequence[Link], joints: Sequence[J
     base.CreateBody1Rel().SetTargets([f"/{name}/{links[0].name}"])
     for joint in joints:
         _add_joint(stage, name, joint)
-    path.write_text(stage.GetRootLayer().ExportToString())
+    path.write_text(stage.GetRootLayer().ExportToString(), encoding="utf-8")
 
 
 def _transform(xyz: Vector, rpy: Vector) -> np.ndarray:

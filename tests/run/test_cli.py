@@ -49,6 +49,16 @@ def test_help_explains(script: str, capsys: pytest.CaptureFixture):
     assert f"usage: scripts/{script}.py key=value" in text and "examples:" in text
 
 
+@pytest.mark.slow
+def test_files_and_terminals_may_be_of_another_encoding_than_the_locale():
+    """Reach's settings have comments with characters beyond ASCII, and so has what --help says."""
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, ROOT / "scripts" / "train.py", "task=Reach", "--help"]
+    done = subprocess.run(command, env=os.environ | ascii_only, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"usage: scripts/train.py" in done.stdout and done.stdout.isascii()
+
+
 def test_help_shows_every_key_with_its_current_value(capsys: pytest.CaptureFixture):
     assert run("train", "-h", "task=Lift", "trajopt.horizon=9") == 0
     text = capsys.readouterr().out
@@ -167,7 +177,7 @@ def test_a_task_s_own_settings_that_cannot_be_are_one_line(
     text: str | None, message: str, own_settings: Path, capsys: pytest.CaptureFixture
 ):
     if text is not None:
-        own_settings.write_text(text)
+        own_settings.write_text(text, encoding="utf-8")
     for arguments in (["task=Cartpole"], ["task=Cartpole", "--help"]):
         assert run("train", *arguments) == 2
         assert message in one_line(capsys)
@@ -183,7 +193,7 @@ def test_a_task_s_own_settings_that_cannot_be_are_one_line(
 def test_the_file_of_a_task_s_own_settings_is_named(
     text: str, message: str, own_settings: Path, capsys: pytest.CaptureFixture
 ):
-    own_settings.write_text(text)
+    own_settings.write_text(text, encoding="utf-8")
     assert run("train", "task=Cartpole") == 2
     where = "difftori_cfg_entry_point of task Cartpole is my_defaults:own.yaml"
     assert f"{where}, with which {message}" in one_line(capsys)

@@ -130,6 +130,6 @@ if __name__ == "__main__":
         count += 1
         return losses
 
-    Path(f"pid_{rank}").write_text(str(os.getpid()))
+    Path(f"pid_{rank}").write_text(str(os.getpid()), encoding="utf-8")
     TrajOptPPO.update = recorded_update
     sys.exit(train(sys.argv[1:]))

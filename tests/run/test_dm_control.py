@@ -39,11 +39,11 @@ SMALL = (
 def test_train_resume_and_evaluate(in_tmp_path: Path, capsys: pytest.CaptureFixture):
     assert train([*SMALL, "run_dir=run", "max_iterations=2"]) == 0
     record = Path("run/run.json")
-    whole = record.read_text()
-    record.write_text(whole[:-9])
+    whole = record.read_text(encoding="utf-8")
+    record.write_text(whole[:-9], encoding="utf-8")
     assert train(["resume=run", "max_iterations=3"]) == 2
     assert "run/run.json is no JSON" in capsys.readouterr().err
-    record.write_text(whole)
+    record.write_text(whole, encoding="utf-8")
     metrics = Path("run/metrics.csv")
     numbers = metrics.read_bytes()
     metrics.write_bytes(numbers + b"\xff")
@@ -57,7 +57,7 @@ def test_train_resume_and_evaluate(in_tmp_path: Path, capsys: pytest.CaptureFixt
     assert 0 < float(rows[-1]["mean_episode_length"]) < 10, "the first episodes begin at random ages"
 
     assert evaluate(["run_dir=run", "policy=mlp", "num_episodes=4", "device=cpu", "output=eval.json"]) == 0
-    result = json.loads(Path("eval.json").read_text())
+    result = json.loads(Path("eval.json").read_text(encoding="utf-8"))
     assert (result["task"], result["num_episodes"], result["num_envs"]) == ("cartpole-swingup", 4, 4)
     assert result["episode_length"]["mean"] == 10
     assert 0 < result["return"]["mean"] <= 20 and result["return"]["std"] > 0
@@ -128,7 +128,7 @@ def test_a_plan_is_evaluated_beside_its_prior(in_tmp_path: Path, capsys: pytest.
     returns = []
     for act_with in ("plan", "prior"):
         assert evaluate([*asked, f"learner.act_with={act_with}"]) == 0
-        result = json.loads(Path("eval.json").read_text())
+        result = json.loads(Path("eval.json").read_text(encoding="utf-8"))
         returns.append(result["return"]["mean"])
     assert returns[0] != returns[1] and result["changed"] == {"learner.act_with": "prior"}
     horizons = []

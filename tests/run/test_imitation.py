@@ -66,7 +66,7 @@ def test_collect_train_resume_and_evaluate(in_tmp_path: Path, capsys: pytest.Cap
     returns = []
     for weight in ("0.3", "10"):
         assert evaluate([*asked, f"trajopt.prior_weight={weight}"]) == 0
-        returns.append(json.loads(Path("eval.json").read_text())["return"]["mean"])
+        returns.append(json.loads(Path("eval.json").read_text(encoding="utf-8"))["return"]["mean"])
     assert returns[0] != returns[1]
 
 
@@ -101,7 +101,7 @@ def test_baselines_train_and_are_evaluated(in_tmp_path: Path, policy: str):
     chosen = (f"policy={policy}", "num_envs=2", "learner.dataset=demos.hdf5", "max_iterations=1", "run_dir=run")
     assert train([*CART, *LEARNER, *chosen]) == 0
     assert evaluate(["run_dir=run", f"policy={policy}", "num_episodes=2", "device=cpu"]) == 0
-    assert json.loads(Path("run/eval.json").read_text())["policy"] == policy
+    assert json.loads(Path("run/eval.json").read_text(encoding="utf-8"))["policy"] == policy
 
 
 def test_plans_start_from_a_trained_policy(in_tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -144,7 +144,7 @@ def test_what_metaworld_s_camera_sees_is_learned_from(in_tmp_path: Path, capsys:
     rest = ("num_envs=2", "learner.dataset=demos.hdf5", "max_iterations=1")
     assert train([*scene, seen, *LEARNER, *rest, "run_dir=run"]) == 0
     assert evaluate(["run_dir=run", "num_episodes=2", "device=cpu"]) == 0
-    assert json.loads(Path("run/eval.json").read_text())["success_rate"] is not None
+    assert json.loads(Path("run/eval.json").read_text(encoding="utf-8"))["success_rate"] is not None
 
     capsys.readouterr()
     assert train([*scene, "env.num_points=8", *LEARNER, *rest, "run_dir=other"]) == 2
@@ -266,7 +266,7 @@ def test_bad_input_is_one_line(in_tmp_path: Path, capsys: pytest.CaptureFixture)
         capsys.readouterr()
         assert train([*CART, f"learner={learner}", "policy=diffusion", "max_iterations=1"]) == 2
         assert f"policy is 'diffusion'; allowed with learner={learner}: policy=trajopt" in capsys.readouterr().err
-    Path("demos.hdf5").write_text("")
+    Path("demos.hdf5").write_text("", encoding="utf-8")
     assert train([*CART, *LEARNER, "num_envs=2", dataset]) == 2
     assert "demonstrations demos.hdf5 cannot be read" in capsys.readouterr().err
 

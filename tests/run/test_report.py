@@ -27,7 +27,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.count: dict[str, int] = {}
         self.text, self.sources = "", []
-        self.feed(path.read_text())
+        self.feed(path.read_text(encoding="utf-8"))
         self.close()
         assert self.open == []
 
@@ -132,7 +132,7 @@ def test_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert "3 runs by policy" in page.text and page.count["svg"] == 9
     assert [source for source in page.sources if not source.startswith("#")] == ["../mlp/2/report.html"]
     assert "seed 1 (2), 2 (1)" in page.text and "learner.gamma" not in page.text
-    svg = re.findall(r"<svg.*?</svg>", Path("pages/all.html").read_text(), re.DOTALL)
+    svg = re.findall(r"<svg.*?</svg>", Path("pages/all.html").read_text(encoding="utf-8"), re.DOTALL)
     colours = [{colour for colour in ("#3b82f6", "#f97316") if colour in picture} for picture in svg]
     assert colours[0] == {"#3b82f6", "#f97316"}  # a return of both policies
     assert {"#f97316"} in colours and {"#3b82f6"} not in colours  # a solver of one, in its own colour

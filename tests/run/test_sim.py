@@ -158,8 +158,8 @@ def test_same_seed_same_numbers(in_tmp_path: Path):
 def test_evaluate_writes_a_reproducible_result(killed: Path, in_tmp_path: Path):
     for name in ("first.json", "second.json"):
         assert evaluate([f"run_dir={killed}", "num_episodes=5", "num_envs=4", "device=cpu", f"output={name}"]) == 0
-    result = json.loads(Path("first.json").read_text())
-    assert result == json.loads(Path("second.json").read_text())
+    result = json.loads(Path("first.json").read_text(encoding="utf-8"))
+    assert result == json.loads(Path("second.json").read_text(encoding="utf-8"))
     assert (result["task"], result["policy"], result["num_episodes"]) == ("Cartpole", "trajopt", 5)
     low, high = result["return"]["interval_95"]
     assert low < result["return"]["mean"] < high and result["return"]["std"] > 0

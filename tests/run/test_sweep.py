@@ -128,7 +128,7 @@ def test_a_damaged_run_is_a_trial_that_failed(name: str, in_tmp_path: Path, make
     for seed in (1, 2):
         write_run(Path(f"sweep/seed={seed}"), make_checkpoint, done=5, total=5)
     Path(f"sweep/seed=1/{name}").write_bytes(b"\xff")
-    Path("sweep/sweep.yaml").write_text(yaml.safe_dump({"fixed": ["task=Cartpole"]}))
+    Path("sweep/sweep.yaml").write_text(yaml.safe_dump({"fixed": ["task=Cartpole"]}), encoding="utf-8")
     assert train(["-m", "task=Cartpole", "seed=1,2", "sweep_dir=sweep"]) == 1
     text = capsys.readouterr()
     assert f"failed: seed=1: {in_tmp_path}/sweep/seed=1/{name} is no " in text.err and "seed=2: is finished" in text.out
@@ -141,8 +141,8 @@ def test_a_damaged_run_is_a_trial_that_failed(name: str, in_tmp_path: Path, make
 def test_a_damaged_record_is_named_before_anything_starts(text: str, in_tmp_path: Path, capsys):
     path = Path("sweep/records/seed=1.json")
     path.parent.mkdir(parents=True)
-    path.write_text(text)
-    Path("sweep/sweep.yaml").write_text(yaml.safe_dump({"fixed": ["task=Cartpole"]}))
+    path.write_text(text, encoding="utf-8")
+    Path("sweep/sweep.yaml").write_text(yaml.safe_dump({"fixed": ["task=Cartpole"]}), encoding="utf-8")
     assert train(["-m", "task=Cartpole", "seed=2,3", "sweep_dir=sweep"]) == 2
     error = capsys.readouterr().err
     assert f"error: {in_tmp_path / path} is damaged (" in error
@@ -155,7 +155,9 @@ def test_a_sweep_goes_on_with_what_failed_and_leaves_the_rest(
 ):
     """The device is wrong, so every trial that starts fails at once; the one that is finished does not start."""
     write_run(Path("sweep/seed=1"), make_checkpoint, done=5, total=5)
-    Path("sweep/sweep.yaml").write_text(yaml.safe_dump({"fixed": ["task=Cartpole", "policy=mlp", "max_iterations=3"]}))
+    Path("sweep/sweep.yaml").write_text(
+        yaml.safe_dump({"fixed": ["task=Cartpole", "policy=mlp", "max_iterations=3"]}), encoding="utf-8"
+    )
     arguments = ["task=Cartpole", "policy=mlp", "max_iterations=5", "device=cuda:77", "sweep_dir=sweep"]
     assert train(["-m", *arguments, "seed=1,2"]) == 1
     text = capsys.readouterr()
@@ -165,7 +167,7 @@ def test_a_sweep_goes_on_with_what_failed_and_leaves_the_rest(
     first, second = read_records(Path("sweep"))
     assert (first.status, first.iterations, first.last_return, first.best_return) == ("finished", 5, 8.0, 10.0)
     assert (second.status, second.values) == ("failed", {"seed": "2"})
-    with Path("sweep/trials.csv").open() as file:
+    with Path("sweep/trials.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     results = [(row["seed"], row["status"], row["best_return"]) for row in rows]
     assert results == [("1", "finished", "10.0"), ("2", "failed", "")]
@@ -177,7 +179,7 @@ def test_a_sweep_goes_on_with_what_failed_and_leaves_the_rest(
     assert train(["-m", "task=Cartpole", "sweep_dir=other"]) == 2
     assert "exists and is no sweep" in capsys.readouterr().err
     for damage in ("fixed: [", "fixed: 3", "[1, 2]"):
-        Path("other/sweep.yaml").write_text(damage)
+        Path("other/sweep.yaml").write_text(damage, encoding="utf-8")
         assert train(["-m", "task=Cartpole", "seed=1,2", "sweep_dir=other"]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: other/sweep.yaml is ") and error.count("\n") == 1
@@ -187,11 +189,11 @@ def test_a_search_maximises_the_return(in_tmp_path: Path, make_checkpoint, capsy
     """Both trials are finished, so that nothing is trained."""
     for seed, done in ((1, 5), (2, 4)):
         write_run(Path(f"sweep/seed={seed}"), make_checkpoint, done=done, total=4)
-    Path("sweep/sweep.yaml").write_text(yaml.safe_dump({"fixed": ["task=Cartpole"]}))
+    Path("sweep/sweep.yaml").write_text(yaml.safe_dump({"fixed": ["task=Cartpole"]}), encoding="utf-8")
     search = ["sweeper=optuna", "hydra.sweeper.params=null", "hydra.sweeper.n_trials=5", "hydra.sweeper.n_jobs=1"]
     assert train(["-m", "task=Cartpole", "seed=1,2", "sweep_dir=sweep", *search]) == 0
     assert {record.last_return for record in read_records(Path("sweep"))} == {8.0, 9.0}
-    best = yaml.safe_load(Path("sweep/hydra/optimization_results.yaml").read_text())
+    best = yaml.safe_load(Path("sweep/hydra/optimization_results.yaml").read_text(encoding="utf-8"))
     assert best["best_value"] == 9.0 and [str(value) for value in best["best_params"].values()] == ["2"]
 
 
@@ -199,7 +201,7 @@ def test_a_trial_that_fails_again_says_why_this_time(tmp_path: Path, monkeypatch
     tries = iter(["error: the disk is full\n", "Traceback (most recent call last):\nMemoryError: résumé\n", ""])
 
     def fail(arguments, log: Path) -> int:
-        with log.open("a") as file:
+        with log.open("a", encoding="utf-8") as file:
             file.write(next(tries))
         return 1
 

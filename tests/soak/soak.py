@@ -101,7 +101,7 @@ def stretch(arguments: argparse.Namespace, env: dict[str, str], fault: str) -> S
     """Starts or resumes the run, lets it go on, and ends it."""
     metrics, first = arguments.run_dir / "metrics.csv", saved_iteration(arguments.run_dir) + 1
     start, samples = time.monotonic(), []
-    with tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         process = subprocess.Popen(
             command(arguments, fault, first - 1),
             env=env,

@@ -13,7 +13,7 @@ from pkgutil import resolve_name
 from difftori_isaac.benchmarks.measure import measure, single_threaded
 
 if __name__ == "__main__":
-    with os.fdopen(os.dup(1), "w") as answer:
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
         os.dup2(2, 1)  # what a peer prints, in a process that measures its memory too, is no part of the answer
         workload, problem, size, settings = pickle.load(sys.stdin.buffer)
         with single_threaded():
