@@ -20,7 +20,7 @@ def alone(path: Path, *, wait: bool) -> Iterator[None]:
     Raises:
         BlockingIOError: If another one does, unless that is waited for.
     """
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

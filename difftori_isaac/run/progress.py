@@ -84,7 +84,7 @@ class Progress:
             show()
         except (OSError, SystemExit):  # which is rich's answer to a closed pipe
             self.console.quiet = True
-            with suppress(OSError), Path(os.devnull).open("w") as nowhere:
+            with suppress(OSError), Path(os.devnull).open("w", encoding="utf-8") as nowhere:
                 os.dup2(nowhere.fileno(), self.console.file.fileno())
 
     def _remaining(self, iteration: int) -> timedelta:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 
 from difftori_isaac.trajopt.config import TrajOptConfig
@@ -9,6 +11,10 @@ from difftori_isaac.trajopt.objectives import ReturnModel, pose
 from difftori_isaac.trajopt.problem import TrajOptModel, TrajOptProblem
 from difftori_isaac.trajopt.solution import SolverResult, SolveStatus, TrajOptSolution, all_finite, zero_where
 from difftori_isaac.trajopt.solvers import get_solver
+
+
+def _not_compiled[F](function: F) -> F:
+    return cast("F", torch.compiler.disable(function))
 
 
 class TrajOptLayer:
@@ -24,7 +30,7 @@ class TrajOptLayer:
         self.config = config
         self._solver = get_solver(config.solver)
 
-    @torch.compiler.disable
+    @_not_compiled
     def __call__(
         self,
         model: TrajOptModel | ReturnModel,

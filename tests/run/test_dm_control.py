@@ -134,7 +134,7 @@ def test_a_plan_is_evaluated_beside_its_prior(in_tmp_path: Path, capsys: pytest.
     horizons = []
     for horizon in (1, 2, 4):
         assert evaluate([*asked, f"trajopt.horizon={horizon}"]) == 0
-        horizons.append(json.loads(Path("eval.json").read_text())["return"]["mean"])
+        horizons.append(json.loads(Path("eval.json").read_text(encoding="utf-8"))["return"]["mean"])
     assert len(set(horizons)) == 3  # and not the one step that the schedule has arrived at
     capsys.readouterr()
     assert evaluate([*asked, "learner.gamma=0.9"]) == 2
