@@ -355,10 +355,10 @@ class TrainingRun:
     def _check_losses(self, losses: dict[str, float]) -> None:
         bad = [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]
         if bad:
-            raise RunError(
-                f"{', '.join(bad)} in iteration {self.iteration + 1}; the learner's state is lost, "
-                f"the last checkpoint in {self.run_dir} is good: resume it with a smaller learner.learning_rate"
-            )
+            hint = f"the last checkpoint in {self.run_dir} is good: resume it with a smaller learner.learning_rate"
+            if self.saved is None:
+                hint = "nothing was saved yet: begin anew, with a smaller learner.learning_rate and another run_dir"
+            raise RunError(f"{', '.join(bad)} in iteration {self.iteration + 1}; the learner's state is lost, {hint}")
 
     def save(self) -> None:
         """Writes a checkpoint of the last whole iteration, unless there is one already; all ranks have to call it."""

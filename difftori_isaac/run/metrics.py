@@ -125,8 +125,9 @@ class EpisodeStatistics:
         for count, success, log in self._logs:
             if ended := int(count):
                 for key, value in {**log, **({} if success is None else {"success_rate": success})}.items():
-                    sums[key] = sums.get(key, 0.0) + ended * _mean(value)
-                    weights[key] = weights.get(key, 0) + ended
+                    if (mean := _mean(value)) is not None:
+                        sums[key] = sums.get(key, 0.0) + ended * mean
+                        weights[key] = weights.get(key, 0) + ended
         num_nonfinite = int(self.nonfinite.sum())
         collected = _Collected(list(self._window), list(self._whole), len(finished), sums, weights, num_nonfinite)
         self._steps, self._logs = [], []
@@ -147,9 +148,12 @@ class EpisodeStatistics:
         self._whole = deque(state.get("whole", ()), maxlen=WINDOW)  # checkpoints from before have none
 
 
-def _mean(value: Any) -> float:
-    """A number that an environment logs, or the mean of several, as rsl_rl takes them."""
-    return float(value.float().mean() if isinstance(value, torch.Tensor) else value)
+def _mean(value: Any) -> float | None:
+    """A number that an environment logs, or the mean of several; None of what is no number, such as a text."""
+    try:
+        return torch.as_tensor(value).float().mean().item()
+    except (RuntimeError, TypeError, ValueError):
+        return None
 
 
 def _summary(parts: Sequence[_Collected]) -> tuple[Row, dict[str, float]]:

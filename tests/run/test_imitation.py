@@ -70,6 +70,16 @@ def test_collect_train_resume_and_evaluate(in_tmp_path: Path, capsys: pytest.Cap
     assert returns[0] != returns[1]
 
 
+def test_losses_that_are_not_finite_say_where_to_go_on(in_tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert collect("num_demos=2", "output=demos.hdf5") == 0
+    chosen = ("policy=mlp", "num_envs=2", "learner.dataset=demos.hdf5", "learner.total_updates=15")
+    assert train([*CART, *LEARNER, *chosen, "learner.learning_rate=1e15", "run_dir=lost"]) == 1
+    assert "the learner's state is lost, nothing was saved yet: begin anew" in capsys.readouterr().err
+    assert train([*CART, *LEARNER, *chosen, "max_iterations=1", "run_dir=run"]) == 0
+    assert train(["resume=run", "max_iterations=3", "learner.learning_rate=1e15"]) == 1
+    assert "the learner's state is lost, the last checkpoint in run is good" in capsys.readouterr().err
+
+
 def test_a_resume_with_another_number_of_updates_does_those_that_are_left(
     in_tmp_path: Path, capsys: pytest.CaptureFixture
 ):

@@ -86,8 +86,9 @@ def test_episodes_that_end_first_because_they_are_short_do_not_compare():
 
 def test_the_environment_may_log_a_value_for_each_of_its_copies():
     episodes = EpisodeStatistics(2, "cpu", no_success)
-    episodes.step(torch.ones(2), torch.tensor([1, 1]), {"log": {"height": torch.tensor([1.0, 3.0]), "weight": 0.1}})
-    assert episodes.summary()[1] == {"height": 2.0, "weight": 0.1}
+    logged = {"height": torch.tensor([1.0, 3.0]), "weight": 0.25, "speeds": [1, 2], "name": "a"}
+    episodes.step(torch.ones(2), torch.tensor([1, 1]), {"log": logged})
+    assert episodes.summary()[1] == {"height": 2.0, "weight": 0.25, "speeds": 1.5}
 
 
 def test_no_finished_episode_means_empty_cells():
