@@ -267,7 +267,7 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
             nonfinite |= _nonfinite_rows(final_obs)
             extras["final_obs"] = _zero_where_nonfinite(final_obs)
         if nonfinite.any():
-            obs = _replace_rows(obs, nonfinite, self._restart(nonfinite))
+            obs = self._restart(nonfinite).where(nonfinite, obs)
             env.obs_buf = obs.to_dict()
         if "time_outs" in extras:
             extras["time_outs"] = extras["time_outs"] & ~env.reset_terminated & ~nonfinite
@@ -371,18 +371,13 @@ def _as_float32(obs: TensorDict) -> TensorDict:
 
 def _zero_where_nonfinite(obs: TensorDict) -> TensorDict:
     """The observations, with zeros for environments that have one that is not finite: the next step restarts these."""
-    return _replace_rows(obs, _nonfinite_rows(obs), obs.apply(torch.zeros_like))
+    return obs.where(~_nonfinite_rows(obs), torch.zeros_like(obs))
 
 
 def _nonfinite_rows(obs: TensorDict) -> torch.Tensor:
     """Which environments have a NaN or infinite observation, bool of shape (num_envs,)."""
     values = map(torch.as_tensor, obs.values(include_nested=True, leaves_only=True))
     return torch.stack([~torch.isfinite(value).flatten(1).all(dim=1) for value in values]).any(dim=0)
-
-
-def _replace_rows(obs: TensorDict, rows: torch.Tensor, other: TensorDict) -> TensorDict:
-    """Takes the given rows from `other`, the rest from `obs`, and leaves both as they are."""
-    return TensorDict.where(other, rows, obs)
 
 
 def _resolve_cfg(task_id: str, overrides: Sequence[str]) -> Any:
