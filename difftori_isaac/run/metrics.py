@@ -277,9 +277,14 @@ class TensorBoardWriter:
     def __init__(self, run_dir: Path, iteration: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: SummaryWriter | None = SummaryWriter(
-            str(run_dir / "tensorboard"), purge_step=iteration + 1, flush_secs=10
-        )
+        self._writer: SummaryWriter | None = None
+        try:
+            self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=iteration + 1, flush_secs=10)
+        except OSError as error:
+            warnings.warn(
+                f"TensorBoard cannot write ({error.strerror}); there are no curves, metrics.csv has them",
+                stacklevel=2,
+            )
 
     def write(self, values: Mapping[str, float], iteration: int) -> None:
         """Takes in the values of one iteration."""

@@ -235,6 +235,16 @@ def test_every_run_has_one_id_at_wandb(tmp_path: Path, monkeypatch: pytest.Monke
     assert ids[0] != ids[1] and ids[2] == ids[3] == ids[0]
 
 
+def test_a_tensorboard_that_cannot_be_opened_does_not_end_a_run(tmp_path: Path):
+    (tmp_path / "tensorboard").write_bytes(b"no folder")
+    with pytest.warns(
+        UserWarning, match="TensorBoard cannot write .File exists.; there are no curves, metrics.csv has"
+    ):
+        writer = TensorBoardWriter(tmp_path, 0)
+    writer.write({"train/mean_return": 1.0}, 1)
+    writer.close()
+
+
 def test_unreachable_wandb_does_not_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
