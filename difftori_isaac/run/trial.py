@@ -30,7 +30,7 @@ PREFIX = "++trial."
 """What Hydra sees before the key of a trial's override: its own configuration has none of them."""
 
 MAX_NAME = 120
-"""Longest name of a run directory that is written out."""
+"""Longest name of a run directory that is written out [byte]."""
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
@@ -93,7 +93,10 @@ class Record:
 def trial_name(overrides: Sequence[str]) -> str:
     """Name of a trial's run directory: what tells it from the others."""
     name = re.sub(r"[^\w.,=+-]", "_", ",".join(overrides)) or "trial"
-    return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}_{sha256(name.encode()).hexdigest()[:8]}"
+    encoded = name.encode()
+    if len(encoded) <= MAX_NAME:
+        return name
+    return f"{encoded[:MAX_NAME].decode(errors='ignore')}_{sha256(encoded).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,13 @@ def test_several_values_without_m_name_it(capsys: pytest.CaptureFixture):
 @given(st.lists(st.text(min_size=1), unique=True, min_size=2, max_size=4))
 def test_names_of_trials_are_short_folder_names(overrides: list[str]):
     name = trial_name([f"key={value}" for value in overrides])
-    assert len(name) <= MAX_NAME + 9 and "/" not in name and name not in (".", "..")
+    assert len(name.encode()) <= MAX_NAME + 9 and "/" not in name and name not in (".", "..")
+
+
+def test_names_of_trials_are_short_in_bytes(tmp_path: Path):
+    names = [trial_name(["wandb.name=" + "ü" * 70 + end]) for end in "ab"]
+    assert len(set(names)) == 2 and all(len(name.encode()) <= MAX_NAME + 9 for name in names)
+    assert trial_name(["wandb.name=" + "ü" * 54]) == "wandb.name=" + "ü" * 54
 
 
 def write_run(run_dir: Path, make_checkpoint, *, done: int, total: int) -> None:
