@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-import io
 import json
 from collections.abc import Mapping
 from contextlib import closing
@@ -23,6 +21,7 @@ from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.compose import Overrides, compose_values, setting
 from difftori_isaac.run.config import EvaluateConfig, shared_keys, to_dict
 from difftori_isaac.run.errors import ConfigError, RunError
+from difftori_isaac.run.metrics import table
 from difftori_isaac.run.record import write_atomic
 from difftori_isaac.run.report import try_report
 from difftori_isaac.run.results import flat
@@ -74,11 +73,7 @@ def _evaluate_all(config: EvaluateConfig, paths: list[Path], output: Path) -> No
                 continue
             result = _result(config, env, origin)
             rows.append(_row(result))
-            table = io.StringIO()
-            writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            write_atomic(output, table.getvalue())
+            write_atomic(output, table(list(rows[0]), rows))
             success = "" if (rate := result["success_rate"]) is None else f", success rate {rate:.1%}"
             print(
                 f"{index} of {len(paths)}: {result['env_steps']:,} environment steps, "

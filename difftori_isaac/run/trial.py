@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import ctypes
 import json
 import os
@@ -23,7 +22,7 @@ from difftori_isaac.run.compose import quoted
 from difftori_isaac.run.errors import ConfigError
 from difftori_isaac.run.files import read_settings
 from difftori_isaac.run.lock import alone
-from difftori_isaac.run.metrics import read_metrics
+from difftori_isaac.run.metrics import read_metrics, table
 from difftori_isaac.run.record import write_atomic
 
 PREFIX = "++trial."
@@ -209,14 +208,16 @@ def _read_record(path: Path) -> Record:
 
 
 def write_table(sweep_dir: Path, records: Sequence[Record]) -> Path:
-    """Writes trials.csv: one row per trial, one column per swept key."""
+    """Writes trials.csv: one row per trial, one column per swept key.
+
+    Raises:
+        RunError: If it cannot be written; the one from before stays.
+    """
     keys = list(dict.fromkeys(key for record in records for key in record.values))
     columns = [*keys, "status", "iterations", "last_return", "best_return", "run_dir", "reason"]
     path = sweep_dir / "trials.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(record) | record.values | {"run_dir": sweep_dir / record.trial} for record in records)
+    rows = (asdict(record) | record.values | {"run_dir": sweep_dir / record.trial} for record in records)
+    write_atomic(path, table(columns, rows))
     return path
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from difftori_isaac.run import checkpoint as checkpoints
+from difftori_isaac.run.errors import RunError
 from difftori_isaac.run.metrics import read_metrics
 from difftori_isaac.run.results import Results
 from difftori_isaac.run.sweep_plan import check, make_plan, values_of
@@ -227,13 +228,18 @@ def test_a_trial_without_a_checkpoint_begins_anew_and_one_with_resumes(tmp_path:
     assert trial._arguments(["seed=1"], run_dir, 0)[-1] == "resume=latest"
 
 
-def test_the_table_has_a_column_for_every_key(tmp_path: Path):
+def test_the_table_has_a_column_for_every_key_and_survives_a_full_disk(tmp_path: Path, full_disk):
     for number, values in enumerate(({"seed": "1"}, {"seed": "2", "policy": "mlp"})):
         record = {"number": number, "trial": f"t{number}", "values": values, "status": "finished"}
         (tmp_path / "records").mkdir(exist_ok=True)
         (tmp_path / "records" / f"t{number}.json").write_text(json.dumps(record))
-    path = write_table(tmp_path, read_records(tmp_path))
-    assert path.read_text().splitlines()[0] == "seed,policy,status,iterations,last_return,best_return,run_dir,reason"
+    records = read_records(tmp_path)
+    path = write_table(tmp_path, records)
+    whole = path.read_text()
+    with full_disk(), pytest.raises(RunError, match="cannot write"):
+        write_table(tmp_path, 100 * records)
+    assert path.read_text() == whole
+    assert whole.splitlines()[0] == "seed,policy,status,iterations,last_return,best_return,run_dir,reason"
 
 
 @pytest.mark.sim
