@@ -55,7 +55,10 @@ def training(config: BenchmarkConfig) -> Iterator[Row]:
 
 def _train(settings: list[str]) -> tuple[float, float]:
     """Environment steps per second [1/s] and largest resident set [MiB] of a training."""
-    with TemporaryDirectory() as folder, Path(folder, "output.txt").open("w+", encoding="utf-8") as output:
+    with (
+        TemporaryDirectory() as folder,
+        Path(folder, "output.txt").open("w+", encoding="utf-8", errors="replace") as output,
+    ):
         run_dir = Path(folder, "run")
         command = [sys.executable, "-m", "difftori_isaac.scripts.train", *settings, f"run_dir={run_dir}"]
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)

@@ -57,7 +57,9 @@ class Command:
         arguments = sys.argv[1:] if arguments is None else arguments
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a terminal that is not of UTF-8 lacks some characters
-        previous = signal.signal(signal.SIGTERM, _terminate)
+        ends = (signal.SIGTERM, signal.SIGHUP)  # of which nohup ignores the second
+        taken = [number for number in ends if signal.getsignal(number) is not signal.SIG_IGN]
+        previous = {number: signal.signal(number, _terminate) for number in taken}
         try:
             self._start(arguments)
             return 0
@@ -71,7 +73,8 @@ class Command:
             print(f"{word}: nothing more was saved", file=sys.stderr)
             return INTERRUPTED
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     def _start(self, arguments: Sequence[str]) -> None:
         from difftori_isaac.run.compose import parse

@@ -107,7 +107,7 @@ def _parse_one(argument: str) -> Override:
 
 
 def quoted(value: object) -> str:
-    """A text that Hydra's grammar reads as it is, whatever it consists of."""
+    """A text that Hydra's grammar reads as it is, whatever it consists of but ``${``."""
     return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(value)) + "'"
 
 

@@ -271,13 +271,14 @@ def leaf_keys(schema: type, *variants: str) -> dict[str, str]:
 
 
 @cache
-def text_keys(schema: type) -> set[str]:
-    """Dotted keys of the settings whose values are texts."""
+def text_keys(schema: type) -> frozenset[str]:
+    """Dotted keys of the settings whose values are texts, or lists of them."""
 
     def is_text(item: dict[str, Any]) -> bool:
-        return {part.get("type") for part in _alternatives(item)} <= {"string", "null", None}
+        types = {part.get("type") for part in _alternatives(item)}
+        return "string" in types and types <= {"string", "array", "null", None}
 
-    return {key for key, item in _leaves(schema, ()).items() if is_text(item)}
+    return frozenset(key for key, item in _leaves(schema, ()).items() if is_text(item))
 
 
 def _alternatives(item: dict[str, Any]) -> list[dict[str, Any]]:

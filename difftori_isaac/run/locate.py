@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from pathlib import Path
@@ -48,7 +49,9 @@ def make_folder(path: Path) -> Path:
         try:
             made.mkdir(parents=True)
             return made
-        except FileExistsError:
+        except FileExistsError as error:
+            if not os.path.lexists(made):  # a folder above it is a broken link
+                raise RunError(f"cannot make {path}: {error.strerror}; give a place that can be written") from error
             number += 1
             made = path.with_name(f"{path.name}_{number}")
         except OSError as error:

@@ -26,7 +26,7 @@ from difftori_isaac.run.distributed import World
 from difftori_isaac.run.errors import ConfigError, RunError
 from difftori_isaac.run.files import discard_evaluations_after
 from difftori_isaac.run.metrics import COLUMNS, EpisodeStatistics, MetricsFile, Row, make_writer, merged
-from difftori_isaac.run.progress import Progress
+from difftori_isaac.run.progress import Progress, tell
 from difftori_isaac.run.record import write_atomic, write_record
 from difftori_isaac.run.report import try_report
 from difftori_isaac.run.signals import StopSignals
@@ -47,7 +47,7 @@ def train(overrides: Overrides) -> None:
         RunError: If the run cannot go on.
     """
     with distributed.connect() as world:
-        config, start = world.from_first(lambda: configure(overrides))
+        config, start, newest = world.from_first(lambda: _configure(overrides))
         world.check(config)
         run_dir = Path(config.run_dir or "")
         named_by_time = overrides.get("run_dir") is None and not continues_in_place(config)
@@ -70,8 +70,21 @@ def train(overrides: Overrides) -> None:
             if named_by_time:
                 run_dir = world.from_first(lambda: locate.make_folder(run_dir))
                 run.config = replace(run.config, run_dir=str(run_dir))
-            world.from_first(lambda: held.enter_context(lock.training(run_dir)))
+            world.from_first(lambda: _hold(held, run_dir, newest))
             run.loop()
+
+
+def _configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None, int]:
+    """See :func:`configure`; and what was the newest checkpoint in the run directory then."""
+    config, start = configure(overrides)
+    return config, start, checkpoints.newest(Path(config.run_dir or ""))
+
+
+def _hold(held: ExitStack, run_dir: Path, newest: int) -> None:
+    """Takes the lock of a run directory in which nothing was saved since it was looked at."""
+    held.enter_context(lock.training(run_dir))
+    if checkpoints.newest(run_dir) != newest:
+        raise RunError(f"another process has trained {run_dir} since this one began; start again")
 
 
 def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
@@ -233,7 +246,7 @@ class TrainingRun:
     def forked_from(self) -> Path | None:
         """Run directory of the checkpoint, if this run continues it in a directory of its own."""
         origin = locate.run_dir_of(Path(self.config.resume)) if self.config.resume else None
-        return None if continues_in_place(self.config) else origin
+        return None if origin is None or locate.same(origin, self.run_dir) else origin
 
     def loop(self) -> None:
         """Trains up to ``max_iterations``, or until a signal asks to stop; the state is saved either way."""
@@ -334,16 +347,19 @@ class TrainingRun:
         return columns | losses | {"learning_rate": self.alg.learning_rate, "action_std": std}
 
     def _check_nonfinite(self, row: Row) -> None:
-        """Stops with a saved state if too much was contained: environments, failed plans, dropped losses."""
+        """Stops with a saved state if too much was contained: environments, plans, or all losses of the model."""
         allowed = self.config.learner.max_nonfinite_share
         plans = self.num_envs * (self.config.learner.num_steps_per_env or 0)
         counts = {
             f"of {self.num_envs} environments gave NaN or Inf": (row["nonfinite_envs"] or 0, self.num_envs),
             f"of {plans} plans failed": (row.get("solver_failures") or 0, plans),
         }
-        for name in (name for name in row if name.startswith("nonfinite_") and name.endswith("_losses")):
-            percent = 100.0 * (row[name] or 0.0)
-            counts[f"% of the optimizer steps dropped a loss as not finite ({name})"] = (percent, 100)
+        if row.get("nonfinite_model_losses") == 1.0:
+            self.save()
+            raise RunError(
+                f"no loss of the model was finite in iteration {self.iteration}, so that nothing is learned; "
+                f"the state is saved in {self.run_dir}"
+            )
         for what, (count, total) in counts.items():
             if count > allowed * total:
                 self.save()
@@ -389,6 +405,6 @@ class TrainingRun:
         at = f"iteration {self.iteration} of {self.config.max_iterations}"
         run_dir = setting("run_dir", self.run_dir)
         if received is not None:
-            print(f"{received}: saved {at}; continue with: scripts/train.py resume=latest {run_dir}")
+            tell(f"{received}: saved {at}; continue with: scripts/train.py resume=latest {run_dir}")
         else:
-            print(f"finished {at}; evaluate with: scripts/evaluate.py {run_dir}")
+            tell(f"finished {at}; evaluate with: scripts/evaluate.py {run_dir}")

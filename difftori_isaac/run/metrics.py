@@ -360,10 +360,14 @@ class WandbWriter:
 def _wandb_id(run_dir: Path) -> str:
     """What the server tells a run from others by: kept in its directory, for resumes, wherever that lies by then."""
     path = run_dir / "wandb" / "id"
-    if not path.is_file():
+    with suppress(OSError):
+        if found := path.read_text(encoding="utf-8").strip():
+            return found
+    made = secrets.token_hex(8)
+    with suppress(OSError):  # a resume then begins another one
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(secrets.token_hex(8))
-    return path.read_text()
+        path.write_text(made, encoding="utf-8")
+    return made
 
 
 def make_writer(config: TrainConfig, run_dir: Path, iteration: int) -> Writer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -23,6 +24,15 @@ SOLVER = {"solver_iterations": "iterations", "solver_failures": "failures"}
 
 EPISODES = ("mean_return", "mean_episode_length", "success_rate")
 """Statistics of finished episodes; None in a row in which none ended."""
+
+
+def tell(text: str) -> None:
+    """Prints a line; where it cannot be written, nothing more is."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        with suppress(OSError), Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 class Progress:

@@ -22,7 +22,7 @@ from difftori_isaac.run.config import PYDANTIC, TrainConfig, leaf_keys
 from difftori_isaac.run.errors import ConfigError
 from difftori_isaac.run.panels import COLOURS, Line, Panel, arrange, draw
 from difftori_isaac.run.plot import find_runs, variant
-from difftori_isaac.run.progress import number
+from difftori_isaac.run.progress import number, tell
 from difftori_isaac.run.record import write_atomic
 from difftori_isaac.run.results import Results, duration, flat
 
@@ -89,10 +89,10 @@ def try_report(run_dir: Path) -> None:
     if not (run_dir / "metrics.csv").is_file():
         return
     try:
-        print(f"report written to {write_report(run_dir)}")
+        tell(f"report written to {write_report(run_dir)}")
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        print(f"report not written: {reason}; try again with: scripts/report.py {setting('run_dir', run_dir)}")
+        tell(f"report not written: {reason}; try again with: scripts/report.py {setting('run_dir', run_dir)}")
 
 
 def run_page(run: Results, path: Path, *, x: str) -> str:

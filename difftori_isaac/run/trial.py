@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from difftori_isaac.run import checkpoint as checkpoints
+from difftori_isaac.run import lock
 from difftori_isaac.run.compose import quoted
 from difftori_isaac.run.errors import ConfigError
 from difftori_isaac.run.files import read_settings
@@ -155,7 +156,12 @@ class Trial:
         keys = {item.partition("=")[0] for item in arguments}
         if "device" not in keys and (count := _num_gpus()) > 1:
             arguments.append(f"device=cuda:{number % count}")
+        if run_dir.exists():
+            with alone(run_dir / lock.NAME, wait=True):  # what a killed sweep has left behind may still be saving
+                pass
         if checkpoints.numbered(run_dir):
+            rate = "learner.learning_rate="  # which would replace what a schedule has arrived at
+            arguments = [item for item in arguments if not item.startswith(rate)]
             arguments.append("resume=latest")
         elif run_dir.exists():
             shutil.rmtree(run_dir)

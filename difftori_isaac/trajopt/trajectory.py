@@ -93,7 +93,7 @@ def knows_derivatives(model: StructuredModel) -> bool:
 
 def overridden(model: object, method: str, *since: str) -> bool:
     """Whether the object, or a subclass of the class that defines attributes ``since``, defines a method anew."""
-    for names in map(vars, (model, *type(model).__mro__)):
+    for names in (getattr(model, "__dict__", {}), *map(vars, type(model).__mro__)):
         if not names.keys().isdisjoint(since):
             return False
         if method in names:

@@ -43,6 +43,7 @@ def save_run(policy: str, make_checkpoint, **settings) -> Path:
         config=to_dict(replace(config, **settings)), learner={"actor_state_dict": actor.state_dict()}
     )
     checkpoints.save(state, Path("run"), keep=1, best=False)
+    Path("run/config.yaml").touch()
     return Path("run/exported")
 
 

@@ -206,6 +206,7 @@ def test_observations_that_are_dictionaries_are_left_out(tmp_path: Path, capsys:
     obs = TensorDict({"policy": torch.ones(2, 3), "terms": {"grasp": torch.ones(2, 1)}}, [2])
     following = (obs, torch.ones(2), torch.ones(2), {"nonfinite": torch.zeros(2)})
     env = SimpleNamespace(num_envs=2, clip_actions=None, reset=lambda: (obs, {}), step=lambda actions: following)
+    env.hold_curricula = lambda: None
     with demonstrations.writing(tmp_path / "demos.hdf5", {}) as writer:
         for demo in _episodes(CollectConfig(task="Cart", num_demos=2), env, lambda obs: torch.zeros(2, 1)):
             writer.add(demo)

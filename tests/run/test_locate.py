@@ -41,6 +41,12 @@ def test_nothing_found(in_tmp_path: Path):
         find("best", run_dir="nowhere")
 
 
+def test_a_folder_below_a_broken_link_is_an_error(in_tmp_path: Path):
+    Path("runs").symlink_to("/nowhere/scratch")
+    with pytest.raises(RunError, match="cannot make runs/x: File exists; give a place that can be written"):
+        locate.make_folder(Path("runs/x"))
+
+
 def test_new_run_dir(in_tmp_path: Path):
     given = {"task": "pkg:Task/x", "policy": "mlp", "seed": 3}
     path = locate.new_run_dir(None, **given)

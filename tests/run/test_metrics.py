@@ -233,6 +233,13 @@ def test_every_run_has_one_id_at_wandb(tmp_path: Path, monkeypatch: pytest.Monke
     moved.parent.mkdir()
     make_writer(config, first.rename(moved), 0)
     assert ids[0] != ids[1] and ids[2] == ids[3] == ids[0]
+    (moved / "wandb" / "id").write_text("")  # by a full disk
+    (second / "wandb" / "id").unlink()
+    (second / "wandb").rmdir()
+    (second / "wandb").touch()
+    for run_dir in (moved, second):
+        make_writer(config, run_dir, 0)
+    assert all(ids) and len(set(ids)) == 4
 
 
 def test_a_tensorboard_that_cannot_be_opened_does_not_end_a_run(tmp_path: Path):

@@ -225,7 +225,8 @@ def test_a_trial_without_a_checkpoint_begins_anew_and_one_with_resumes(tmp_path:
     assert trial._arguments(["seed=1"], run_dir, 0) == ["task=Cartpole", "seed=1", f"run_dir='{run_dir}'"]
     assert not run_dir.exists()
     write_run(run_dir, make_checkpoint, done=2, total=5)
-    assert trial._arguments(["seed=1"], run_dir, 0)[-1] == "resume=latest"
+    asked = ["seed=1", "learner.learning_rate=0.1"]
+    assert trial._arguments(asked, run_dir, 0) == ["task=Cartpole", "seed=1", f"run_dir='{run_dir}'", "resume=latest"]
 
 
 def test_the_table_has_a_column_for_every_key_and_survives_a_full_disk(tmp_path: Path, full_disk):

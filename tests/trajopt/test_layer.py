@@ -383,3 +383,17 @@ def test_recorded_plans_are_those_that_are_executed(mode):
         executed = layer(model, z0, torch.zeros(64, 20, 1))
     assert recorded.actions.requires_grad
     torch.testing.assert_close(recorded.action.detach(), executed.action, rtol=0.0, atol=2e-3)
+
+
+@pytest.mark.parametrize("mode", ["implicit", "truncated"])
+def test_a_step_that_cannot_be_computed_raises_the_damping(mode):
+    """A residual so steep that its damped Hessian has no factor in float32."""
+    steep = SimpleNamespace(
+        next=lambda z, a: z,
+        stage_residual=lambda z, a: 1e5 * (a.sum(dim=1, keepdim=True) - 1.0) * torch.eye(2, dtype=z.dtype)[:1],
+        terminal_residual=lambda z: 0.0 * z[:, :1],
+    )
+    prior = torch.randn(8, 3, 5, generator=torch.Generator().manual_seed(0))
+    layer = make_layer(horizon=3, iterations=20, prior_weight=1e-4, damping=1e-7, backward_mode=mode)
+    solution = layer(steep, torch.zeros(8, 2), prior.requires_grad_())
+    assert (solution.iterations > 0).all() and solution.cost.max() < 1.0

@@ -9,6 +9,7 @@ import torch
 
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.layer import TrajOptLayer
+from difftori_isaac.trajopt.trajectory import overridden
 from difftori_isaac.world_models.analytic import AnalyticModel, Pendulum
 from difftori_isaac.world_models.config import WorldModelConfig
 from difftori_isaac.world_models.latent import LatentWorldModel
@@ -70,3 +71,14 @@ def test_the_latent_kernel_refuses_what_the_networks_do_not_say():
     z0 = torch.zeros(2, model.encode(torch.zeros(1, 3)).shape[1])
     with pytest.raises(ValueError, match="Urged overrides what they are used for; allowed"):
         layer(model, z0, torch.zeros(2, 3, 2))
+
+
+def test_a_model_may_have_slots():
+    class Slotted:
+        __slots__ = ()
+
+        next = staticmethod(lambda z, a: z)
+        stage_residual = staticmethod(lambda z, a: a)
+        terminal_residual = staticmethod(lambda z: z)
+
+    assert not overridden(Slotted(), "next", "next_derivatives", "next") and overridden(Slotted(), "next", "other")

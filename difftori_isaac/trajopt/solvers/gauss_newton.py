@@ -128,7 +128,8 @@ def _iterate(
     """
     candidate = _step(problem, state)
     if allowed is None:
-        allowed = _visible((candidate - state.actions).abs().amax(dim=(1, 2)), config)
+        step_norm = (candidate - state.actions).abs().amax(dim=(1, 2))
+        allowed = _visible(step_norm, config) | step_norm.isnan()  # which is rejected, so that the damping rises
     candidate = torch.where(allowed[:, None, None], candidate, state.actions)
     hessian = state.point.hessian if (iteration + 1) % config.hessian_every > 0 else None
     if record_point:
