@@ -68,7 +68,7 @@ def train(overrides: Overrides) -> None:
                 config = replace(config, max_iterations=build.default_iterations(config, start))
             run = TrainingRun(config, env, start, world)
             if named_by_time:
-                run_dir = world.from_first(lambda: locate.make_folder(run_dir))
+                run_dir, newest = world.from_first(lambda: locate.make_folder(run_dir)), 0
                 run.config = replace(run.config, run_dir=str(run_dir))
             world.from_first(lambda: _hold(held, run_dir, newest))
             run.loop()
