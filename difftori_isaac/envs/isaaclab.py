@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from importlib.resources import files
-from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
@@ -23,15 +22,13 @@ from difftori_isaac.envs.assets import find_remote_assets, require_reachable
 from difftori_isaac.envs.camera import PinholeCamera
 from difftori_isaac.envs.entry_points import check_cfg_entry_point, load_entry_point
 from difftori_isaac.envs.histories import compute_with_first_frames, newest_frames
+from difftori_isaac.envs.isaaclab_views import CAMERA, PathMarkers, add_camera, add_viewer, look_at_first
 from difftori_isaac.envs.registry import load_kwargs, resolve_task
 from difftori_isaac.envs.vec_env import Expert, VecEnv, VideoRequest
 
 _SELECTORS = ("physics", "renderer", "presets")
 _OWN = {"env.scene.num_envs": "num_envs", "env.seed": "seed", "env.sim.device": "device"}
 """Keys of an environment configuration that a run sets, and what it is told them by."""
-_CAMERA = "difftori_video_camera"
-_PATH_SHADES = 5
-"""Colours of a marked path, from its first point to its last."""
 
 
 def make_env(
@@ -79,9 +76,9 @@ def make_env(
     load_plan_path(task_id)  # refused here, not by the first video
     make_expert = load_entry_point(task_id, "difftori_expert_entry_point")
     if video is not None:
-        _add_camera(cfg, video)
+        add_camera(cfg, video)
     if viewer_port is not None:
-        _add_viewer(cfg, viewer_port)
+        add_viewer(cfg, viewer_port)
     require_reachable(find_remote_assets(cfg, ground_plane=GroundPlaneCfg().usd_path))
 
     runtime = ExitStack()
@@ -98,7 +95,7 @@ def make_env(
         runtime.close()
         raise ValueError(f"the actions of {task_id} are {space}; allowed: continuous ones, a Box.")
     if viewer_port is not None:
-        _look_at_first(env.unwrapped)
+        look_at_first(env.unwrapped)
     return IsaacLabVecEnv(
         env,
         clip_actions=load_ppo_settings(task_id).get("clip_actions"),
@@ -232,7 +229,7 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
         self._weights = {name: self._rewards.get_term_cfg(name).weight for name in terms}
         super().__init__(env, clip_actions=clip_actions)
         self._runtime, self._make_expert = runtime or ExitStack(), make_expert
-        self._markers: Any = None
+        self._markers: PathMarkers | None = None
 
     @property
     def step_dt(self) -> float:
@@ -333,18 +330,14 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
             path: Positions in the world frame [m], shape (n, 3).
             goal: A position, shape (3,); None marks none.
         """
-        if self._markers is None:
-            self._markers = _path_markers()
-        shades = torch.linspace(0, _PATH_SHADES - 1, len(path)).round().int().tolist()
-        if goal is not None:
-            path, shades = torch.cat((path, goal[None])), [*shades, _PATH_SHADES]
-        self._markers.visualize(translations=path, marker_indices=shades)
+        self._markers = self._markers or PathMarkers()
+        self._markers.mark(path, goal)
 
     def _camera_data(self) -> Any:
         scene = self.unwrapped.scene
-        if _CAMERA not in scene.sensors:
+        if CAMERA not in scene.sensors:
             raise RuntimeError("The environment has no camera; pass video=VideoRequest() to make_env.")
-        return scene[_CAMERA].data
+        return scene[CAMERA].data
 
     def close(self) -> None:
         """See :class:`VecEnv`."""
@@ -408,59 +401,3 @@ def _launch_simulation(cfg: Any, device: str) -> contextlib.AbstractContextManag
     from isaaclab.app import launch_simulation
 
     return launch_simulation(cfg, {"headless": True, "device": device})
-
-
-def _add_camera(cfg: Any, video: VideoRequest) -> None:
-    """Puts a camera of the Newton renderer where the task's configuration looks from."""
-    import isaaclab.sim as sim_utils
-    from isaaclab.sensors import CameraCfg
-    from isaaclab.utils.math import create_rotation_matrix_from_view, quat_from_matrix
-    from isaaclab.visualizers import VisualizerCfg
-    from isaaclab_newton.renderers import NewtonWarpRendererCfg
-
-    view = cfg.sim.default_visualizer_cfg or VisualizerCfg()
-    eye, target = torch.tensor([view.eye]), torch.tensor([view.lookat])
-    rotation = quat_from_matrix(create_rotation_matrix_from_view(eye, target))[0]
-    camera = CameraCfg(
-        prim_path="{ENV_REGEX_NS}/" + _CAMERA,
-        offset=CameraCfg.OffsetCfg(pos=view.eye, rot=tuple(rotation.tolist()), convention="opengl"),
-        data_types=["rgb"],
-        spawn=sim_utils.PinholeCameraCfg(clipping_range=(0.05, 100.0)),
-        width=video.width,
-        height=video.height,
-        renderer_cfg=NewtonWarpRendererCfg(),
-    )
-    setattr(cfg.scene, _CAMERA, camera)
-
-
-def _add_viewer(cfg: Any, port: int) -> None:
-    """Has Isaac Lab serve its viewer to browsers on this machine."""
-    from isaaclab_visualizers.viser import ViserVisualizerCfg
-
-    if find_spec("viser") is None:
-        raise ValueError("the viewer needs the package viser: pip install 'difftori-isaac[viewer]'.")
-    cfg.sim.visualizer_cfgs = [ViserVisualizerCfg(port=port, bind_address="localhost", verbose=False)]
-
-
-def _look_at_first(env: Any) -> None:
-    """Points the viewer at the first environment, from where its videos are filmed."""
-    from isaaclab.visualizers import VisualizerCfg
-
-    view, origin = env.cfg.sim.default_visualizer_cfg or VisualizerCfg(), env.scene.env_origins[0].cpu().numpy()
-    env.sim.set_camera_view(origin + view.eye, origin + view.lookat)
-
-
-def _path_markers() -> Any:
-    """Spheres from yellow to red for a path, and a green one for its goal."""
-    import isaaclab.sim as sim_utils
-    from isaaclab.markers import VisualizationMarkers, VisualizationMarkersCfg
-
-    def sphere(radius: float, red: float, green: float, blue: float) -> Any:
-        material = sim_utils.PreviewSurfaceCfg(diffuse_color=(red, green, blue))
-        return sim_utils.SphereCfg(radius=radius, visual_material=material)
-
-    shades = np.linspace((1.0, 0.84, 0.04), (1.0, 0.24, 0.44), _PATH_SHADES).tolist()
-    markers = {f"step_{index}": sphere(0.008, *colour) for index, colour in enumerate(shades)}
-    markers["goal"] = sphere(0.02, 0.0, 0.78, 0.47)
-    cfg = VisualizationMarkersCfg(prim_path="/World/Visuals/plan", markers=markers)
-    return VisualizationMarkers(cfg)

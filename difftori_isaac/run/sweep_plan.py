@@ -129,7 +129,7 @@ def check(plan: Plan) -> list[list[str]]:
         ConfigError: If a trial's settings are not allowed.
     """
     from difftori_isaac.envs.registry import open_simulator, resolve_task
-    from difftori_isaac.run.loop import configure
+    from difftori_isaac.run.configure import configure
 
     trials = _combinations(plan) if plan.is_grid else _each_value_once(plan)
     names = [trial_name(trial) for trial in trials]

@@ -20,7 +20,7 @@ from difftori_isaac.run.build import fill_from_task
 from difftori_isaac.run.cli import Command
 from difftori_isaac.run.compose import compose, parse
 from difftori_isaac.run.config import RunConfig, TrainConfig, to_dict
-from difftori_isaac.run.loop import configure
+from difftori_isaac.run.configure import configure
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = (

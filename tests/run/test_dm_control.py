@@ -16,7 +16,8 @@ from difftori_isaac.run import build, lock
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.compose import parse, quoted
 from difftori_isaac.run.config import TrainConfig
-from difftori_isaac.run.loop import TrainingRun, configure
+from difftori_isaac.run.configure import configure
+from difftori_isaac.run.loop import TrainingRun
 from difftori_isaac.run.metrics import read_metrics
 from difftori_isaac.scripts.evaluate import main as evaluate
 from difftori_isaac.scripts.play import main as play

@@ -10,7 +10,7 @@ import torch
 from difftori_isaac.envs.isaaclab import compose_env_cfg, make_env
 from difftori_isaac.run.compose import parse
 from difftori_isaac.run.config import TrainConfig
-from difftori_isaac.run.loop import configure
+from difftori_isaac.run.configure import configure
 
 
 def run_python(*arguments: str, folder) -> str:
