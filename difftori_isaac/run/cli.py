@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
+from pathlib import Path
 from pkgutil import resolve_name
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -62,6 +64,7 @@ class Command:
         previous = {number: signal.signal(number, _terminate) for number in taken}
         try:
             self._start(arguments)
+            sys.stdout.flush()
             return 0
         except (ConfigError, RunError, SimulatorError) as error:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
@@ -72,6 +75,11 @@ class Command:
             word = "interrupted" if isinstance(error, KeyboardInterrupt) else "terminated"
             print(f"{word}: nothing more was saved", file=sys.stderr)
             return INTERRUPTED
+        except BrokenPipeError:
+            if not _stdout_is_closed():
+                raise
+            print("error: who read the output has closed it; nothing more was done", file=sys.stderr)
+            return FAILED
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -119,6 +127,17 @@ class Command:
         if self.examples:
             lines = [f"  scripts/{self.name} {item}".rstrip() for item in self.examples]
             console.print("\nexamples:", *lines, sep="\n", markup=False, soft_wrap=True)
+
+
+def _stdout_is_closed() -> bool:
+    """Whether nobody reads the output any more; what is left of it goes nowhere then."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)  # tells of errors alone
+    if not poll.poll(0):
+        return False
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return True
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

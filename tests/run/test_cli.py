@@ -49,6 +49,23 @@ def test_help_explains(script: str, capsys: pytest.CaptureFixture):
     assert f"usage: scripts/{script}.py key=value" in text and "examples:" in text
 
 
+def test_output_that_nobody_reads_ends_a_script_in_one_line():
+    code = """if True:
+        from difftori_isaac.run.cli import Command
+        play = Command(name="play.py", summary="", schema="difftori_isaac.run.config:PlayConfig", run="builtins:print")
+        print("begins", flush=True)
+        input()
+        raise SystemExit(play(["task=Lift"]))
+    """
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", code], **pipes)
+    assert process.stdout is not None and process.stdout.readline() == b"begins\n"
+    process.stdout.close()
+    _, errors = process.communicate(b"\n", timeout=60)
+    assert process.returncode == 1
+    assert errors == b"error: who read the output has closed it; nothing more was done\n"
+
+
 @pytest.mark.slow
 def test_files_and_terminals_may_be_of_another_encoding_than_the_locale():
     """Reach's settings have comments with characters beyond ASCII, and so has what --help says."""
