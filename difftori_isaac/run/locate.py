@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from difftori_isaac.run import checkpoint as checkpoints
@@ -44,16 +46,34 @@ def make_folder(path: Path) -> Path:
     Raises:
         RunError: If it cannot be made.
     """
+    return _make_new(path, partial(Path.mkdir, parents=True))
+
+
+def make_file(path: Path) -> Path:
+    """Makes an empty file of its own for who calls this: with _2, _3, ... before its suffix where there is one already.
+
+    Raises:
+        RunError: If it cannot be made.
+    """
+
+    def make(made: Path) -> None:
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.touch(exist_ok=False)
+
+    return _make_new(path, make, path.suffix)
+
+
+def _make_new(path: Path, make: Callable[[Path], None], suffix: str = "") -> Path:
     made, number = path, 1
     while True:
         try:
-            made.mkdir(parents=True)
+            make(made)
             return made
         except FileExistsError as error:
             if not os.path.lexists(made):  # a folder above it is a broken link
                 raise RunError(f"cannot make {path}: {error.strerror}; give a place that can be written") from error
             number += 1
-            made = path.with_name(f"{path.name}_{number}")
+            made = path.with_name(f"{path.name.removesuffix(suffix)}_{number}{suffix}")
         except OSError as error:
             raise RunError(f"cannot make {path}: {error.strerror}; give a place that can be written") from error
 

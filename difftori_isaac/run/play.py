@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from difftori_isaac.run import build, rollout
+from difftori_isaac.run import build, locate, rollout
 from difftori_isaac.run.compose import Overrides
 from difftori_isaac.run.config import PlayConfig
 from difftori_isaac.run.errors import RunError
@@ -52,10 +52,11 @@ def play(overrides: Overrides) -> None:
             return
         overlay = make_overlay(env, policy, plan_path)
         folder = Path() if origin is None or origin.run_dir is None else origin.run_dir
-        path = Path(config.video_path or folder / "videos" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}.mp4")
+        default = folder / "videos" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}.mp4"
+        path = Path(config.video_path) if config.video_path else locate.make_file(default)
         with closing(_open_video(path, env)) as film:
             _act(config, env, policy, lambda obs: _append(film, overlay(env.render_frame(), obs), path))
-        if not path.is_file():
+        if not (path.is_file() and path.stat().st_size):
             raise RunError(f"cannot write the video {path}: ffmpeg wrote nothing; give video_path=<file>.mp4")
         print(f"video written to {path}")
         if origin is not None and origin.run_dir is not None and path.parent == origin.run_dir / "videos":

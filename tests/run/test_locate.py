@@ -70,6 +70,13 @@ def test_a_folder_is_made_for_one_alone(in_tmp_path: Path):
         locate.make_folder(Path("file/run"))
 
 
+def test_a_file_is_made_for_one_alone(in_tmp_path: Path):
+    path = Path("videos/1.5.mp4")
+    assert [locate.make_file(path).name for _ in range(3)] == ["1.5.mp4", "1.5_2.mp4", "1.5_3.mp4"]
+    with pytest.raises(RunError, match=r"cannot make videos/1.5.mp4/x.mp4: File exists; give a place"):
+        locate.make_file(path / "x.mp4")
+
+
 def test_a_result_goes_to_a_file(in_tmp_path: Path):
     default = Path("run") / "eval.json"
     assert locate.output_file(None, default) == default
