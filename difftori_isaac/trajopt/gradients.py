@@ -87,7 +87,8 @@ def _gradient_graph(problem: TrajOptProblem, actions: torch.Tensor, trajectory: 
             with torch.no_grad():
                 trajectory = simulate(problem, actions)
         with torch.enable_grad():
-            residual_gradient = _PullGradient.apply(trajectory, actions, problem.z0, *model.second_order_weights())
+            weights = dict.fromkeys(model.second_order_weights())  # networks may share some
+            residual_gradient = _PullGradient.apply(trajectory, actions, problem.z0, *weights)
             return residual_gradient + problem.action_gradient(actions)
     with torch.enable_grad():
         variables = actions.clone().requires_grad_()

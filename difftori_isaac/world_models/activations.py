@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import pi, sqrt
 from typing import Any, NamedTuple
 
@@ -32,6 +32,14 @@ class Activation(NamedTuple):
     """``x`` to ``σ(x)`` and ``σ'(x)``."""
     curvature: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
     """``x``, ``σ(x)`` and ``σ'(x)`` to ``σ''(x)``."""
+    settings: Mapping[str, Any] = {}
+    """Attributes that its layer has to have."""
+
+
+def is_known(layer: nn.Module) -> bool:
+    """Whether a layer is an activation with derivatives here."""
+    activation = _ACTIVATIONS.get(type(layer))
+    return activation is not None and all(getattr(layer, key) == value for key, value in activation.settings.items())
 
 
 def value_and_slope(layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,9 +130,9 @@ def _tanh_curvature(x: torch.Tensor, value: torch.Tensor, slope: torch.Tensor) -
 
 _ACTIVATIONS = {
     nn.SiLU: Activation(_swish, _swish_curvature),
-    nn.ELU: Activation(_elu, _elu_curvature),
-    nn.GELU: Activation(_gelu, _gelu_curvature),
+    nn.ELU: Activation(_elu, _elu_curvature, {"alpha": 1.0}),
+    nn.GELU: Activation(_gelu, _gelu_curvature, {"approximate": "none"}),
     Mish: Activation(_mish, _mish_curvature),
-    nn.Softplus: Activation(_softplus, _softplus_curvature),
+    nn.Softplus: Activation(_softplus, _softplus_curvature, {"beta": 1.0, "threshold": 20.0}),
     nn.Tanh: Activation(_tanh, _tanh_curvature),
 }

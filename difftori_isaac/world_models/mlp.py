@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from difftori_isaac.trajopt.problem import Along, Derivatives, WeightGradients
-from difftori_isaac.world_models.activations import activation_layer, curvature, value_and_slope
+from difftori_isaac.world_models.activations import activation_layer, curvature, is_known, value_and_slope
 from difftori_isaac.world_models.normalization import LayerNormAt, SimNorm, SimNormAt
 
 
@@ -129,7 +129,8 @@ class _LinearAt:
     def along(self, grads: WeightGradients, tangent: torch.Tensor) -> Along:
         def pull(rows: torch.Tensor) -> torch.Tensor:
             grads[self.weight].addmm_(rows[0].T, self._x).addmm_(rows[1].T, tangent)
-            grads[self._bias].add_(rows[0].sum(dim=0))
+            if self._bias is not None:
+                grads[self._bias].add_(rows[0].sum(dim=0))
             return rows @ self.weight
 
         return Along(tangent @ self.weight.T, pull)
@@ -160,10 +161,18 @@ class _ActivationAt:
 
 
 def _at(layer: nn.Module, x: torch.Tensor) -> _LayerAt:
-    if isinstance(layer, nn.Linear):
-        return _LinearAt(x, layer)
-    if isinstance(layer, nn.LayerNorm):
-        return LayerNormAt(x, layer.weight, layer.bias, layer.eps)
-    if isinstance(layer, SimNorm):
-        return SimNormAt(x, layer.dim)
-    return _ActivationAt(x, layer)
+    """The layer at ``x``; of exactly these kinds, as computed weights and hooks make another one of it."""
+    if not (layer._forward_hooks or layer._forward_pre_hooks):
+        if type(layer) is nn.Linear:
+            return _LinearAt(x, layer)
+        if type(layer) is nn.LayerNorm and layer.bias is not None:
+            return LayerNormAt(x, layer.weight, layer.bias, layer.eps)
+        if type(layer) is SimNorm:
+            return SimNormAt(x, layer.dim)
+        if is_known(layer):
+            return _ActivationAt(x, layer)
+    raise ValueError(
+        f"the model has a layer {str(layer).splitlines()[0]}, whose derivatives are not known; allowed: nn.Linear, "
+        "nn.LayerNorm, SimNorm, nn.SiLU, nn.ELU, nn.GELU, Mish, nn.Softplus and nn.Tanh with default settings and no "
+        "hooks, or a model with next, stage_residual and terminal_residual alone, which is differentiated automatically"
+    )

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from difftori_isaac.trajopt.config import TrajOptConfig
 from difftori_isaac.trajopt.layer import TrajOptLayer
@@ -71,6 +73,52 @@ def test_the_latent_kernel_refuses_what_the_networks_do_not_say():
     z0 = torch.zeros(2, model.encode(torch.zeros(1, 3)).shape[1])
     with pytest.raises(ValueError, match="Urged overrides what they are used for; allowed"):
         layer(model, z0, torch.zeros(2, 3, 2))
+
+
+def small_model() -> LatentWorldModel:
+    torch.manual_seed(0)
+    return LatentWorldModel(
+        5, 2, WorldModelConfig(encoder_dims=(8, 4), hidden_dims=(8,), head_hidden_dims=(8,))
+    ).double()
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (nn.ELU(alpha=0.3), r"ELU\(alpha=0.3\)"),
+        (nn.Softplus(beta=3.0), r"Softplus\(beta=3.0, threshold=20.0\)"),
+        (nn.GELU("tanh"), r"GELU\(approximate='tanh'\)"),
+        (nn.ReLU(), r"ReLU\(\)"),
+        (weight_norm(nn.Linear(8, 8)), r"ParametrizedLinear\("),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_layers_that_are_not_known_are_refused(layer, name):
+    model = small_model()
+    model.dynamics[1] = layer.double()
+    with pytest.raises(ValueError, match=f"the model has a layer {name}, whose derivatives are not known; allowed: "):
+        TrajOptLayer(TrajOptConfig(horizon=3))(model, torch.zeros(2, 4).double(), torch.zeros(2, 3, 2).double())
+
+
+def test_hooks_are_refused():
+    model = small_model()
+    model.dynamics[0].register_forward_hook(lambda layer, given, out: 2.0 * out)
+    with pytest.raises(ValueError, match="the model has a layer Linear"):
+        TrajOptLayer(TrajOptConfig(horizon=3))(model, torch.zeros(2, 4).double(), torch.zeros(2, 3, 2).double())
+
+
+def test_layers_may_lack_a_bias_and_be_shared():
+    model = small_model()
+    model.dynamics[0] = nn.Linear(6, 8, bias=False).double()
+    model.value_head[2] = model.reward_head[2]
+    z0, prior = torch.randn(3, 4, dtype=torch.float64), torch.zeros(3, 3, 2, dtype=torch.float64)
+    gradients = []
+    for mode in ("implicit", "unroll"):
+        config = TrajOptConfig(horizon=3, iterations=20, tolerance=1e-9, hessian="exact", backward_mode=mode)
+        actions = TrajOptLayer(config)(model, z0, prior).actions
+        shared = (model.dynamics[0].weight, model.reward_head[2].weight, model.reward_head[2].bias)
+        gradients.append(torch.autograd.grad(actions.square().sum() + actions.sum(), shared))
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-10)
 
 
 def test_a_model_may_have_slots():
