@@ -35,4 +35,8 @@ def test_examples_identify_plan_learn_and_differentiate(tmp_path, monkeypatch, c
     assert abs(namespace["executed"][-1, 2]) < 0.2
     assert (tmp_path / "plan.png").stat().st_size > 10_000
     assert namespace["idle"] < -50.0 and namespace["learned"] > -4.0 and namespace["known"] > -1.0
-    assert namespace["model"].mass.grad.item() / 8 > 9.81  # to hover takes 9.81 N/kg, to rise takes more
+    assert namespace["thrust_by_mass"] > 9.81  # to hover takes 9.81 N/kg, to rise takes more
+    errors = {name: namespace["prediction_error"](model) for name, model in namespace["fitted"].items()}
+    returns = {name: namespace["mean_return"](model) for name, model in namespace["fitted"].items()}
+    assert errors["plans"] > 3.0 * errors["prediction"]
+    assert abs(returns["plans"] - returns["the truth"]) < 0.1 < returns["plans"] - returns["prediction"]
