@@ -99,7 +99,12 @@ def find_checkpoint(which: str, *, run_dir: str | None, task: str | None, policy
     """
     if which not in ("latest", "best"):
         path = Path(which)
-        return checkpoints.find(path, "latest") if path.is_dir() else path
+        if not path.exists():
+            raise ConfigError(
+                f"{key} is {which}, which does not exist; allowed: latest, best, a checkpoint file or a run"
+            )
+        run = path.parent if path == checkpoints.folder(path.parent) else path
+        return checkpoints.find(run, "latest") if path.is_dir() else path
     if run_dir is not None:
         if not Path(run_dir).is_dir():
             raise ConfigError(f"run_dir {run_dir} does not exist; allowed with {key}={which}: the directory of a run")

@@ -124,7 +124,7 @@ def test_plans_start_from_a_trained_policy(in_tmp_path: Path, capsys: pytest.Cap
         "allowed: world_model.base=diffusion": [],
         "allowed with learner.base_checkpoint: policy=trajopt": ["policy=mlp"],
         "which does not fit (": ["world_model.base=diffusion", "world_model.hidden_dims=[32]"],
-        "checkpoint nowhere.pt does not exist": ["learner.base_checkpoint=nowhere.pt"],
+        "learner.base_checkpoint is nowhere.pt, which does not exist": ["learner.base_checkpoint=nowhere.pt"],
     }
     for message, asked in refused.items():
         capsys.readouterr()

@@ -26,7 +26,8 @@ def test_latest_is_the_run_that_was_saved_last(in_tmp_path: Path, make_checkpoin
     assert find("latest").parent.parent == runs[1]
     assert find("best").name == "best.pt"
     assert find("latest", run_dir=str(runs[0])).parent.parent == runs[0]
-    assert find(str(runs[0])) == find("latest", run_dir=str(runs[0]))
+    for folder in (runs[0], checkpoints.folder(runs[0])):
+        assert find(str(folder)) == find("latest", run_dir=str(runs[0]))
     assert locate.run_dir_of(find("best")) is None, "a folder of this name alone makes no run"
     (runs[1] / "config.yaml").touch()
     assert locate.run_dir_of(find("best")) == runs[1]
@@ -39,6 +40,8 @@ def test_nothing_found(in_tmp_path: Path):
         find("latest", task=None)
     with pytest.raises(ConfigError, match="run_dir nowhere does not exist"):
         find("best", run_dir="nowhere")
+    with pytest.raises(ConfigError, match="resume is nowhere, which does not exist"):
+        find("nowhere")
 
 
 def test_a_folder_below_a_broken_link_is_an_error(in_tmp_path: Path):
