@@ -23,6 +23,7 @@ import numpy as np
 
 from difftori_isaac.envs.env_slice import EnvSlice, Recipe
 from difftori_isaac.envs.errors import SimulatorError
+from difftori_isaac.envs.signals import STOP_SIGNALS
 
 _CODE = "import sys; from difftori_isaac.envs.worker_pool import serve; serve(int(sys.argv[1]), int(sys.argv[2]))"
 _PATIENCE_S = 5.0
@@ -143,7 +144,7 @@ def serve(pipe: int, memory: int) -> None:
         pipe: File descriptor of this end of the pipe.
         memory: File descriptor of the shared rows.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     connection = Connection(pipe)
     envs: Any = None

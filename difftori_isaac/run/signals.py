@@ -7,15 +7,16 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from difftori_isaac.envs.signals import STOP_SIGNALS
+
 ABORT_AFTER_S = 2.0
 """A SIGINT this much later than the first is a second one [s]; a launcher such as `uv run` hands the first on twice."""
 
 
 class StopSignals:
-    """Context in which SIGINT, SIGTERM, SIGHUP and SIGUSR2 only ask to stop; a second SIGINT aborts.
+    """Context in which ``STOP_SIGNALS`` only ask to stop; a second SIGINT aborts.
 
-    SIGHUP is what a closed terminal sends; where it is ignored, as under nohup, it stays so. SIGUSR2 is what a job that
-    is about to be preempted gets, on clusters that send it to every process of the job.
+    Where SIGHUP is ignored, as under nohup, it stays so.
     """
 
     def __init__(self) -> None:
@@ -26,11 +27,9 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         """Takes over the signals."""
-        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            numbers.append(signal.SIGHUP)
-        for number in numbers:
-            self._previous[number] = signal.signal(number, self._handle)
+        for number in STOP_SIGNALS:
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(

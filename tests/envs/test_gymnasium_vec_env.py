@@ -188,7 +188,7 @@ def test_busy_workers_are_waited_for_together(hand_made, monkeypatch):
 def test_workers_leave_signals_to_the_parent(pool):
     for worker in pool._envs._workers:
         assert os.getsid(worker.process.pid) == worker.process.pid  # Ctrl-C goes to the terminal's session
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
             os.kill(worker.process.pid, number)
     act(pool)
 

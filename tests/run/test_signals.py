@@ -24,7 +24,7 @@ def test_a_closed_terminal_that_is_ignored_stays_so(terminal: None):
         assert stop.received is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2])
 def test_first_signal_asks_second_interrupt_aborts(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch, terminal: None
 ):
