@@ -161,6 +161,8 @@ class ModelBased:
         state = {
             "world_model_state_dict": self.world_model.state_dict(),
             "optimizer_state_dict": self._step.optimizer.state_dict(),
+            "discount": self.discount,
+            "critic_unit": self.world_model.critic_unit,
         }
         state |= self._counts  # of the last whole iteration
         return state | ({"replay": self.replay.state_dict()} if self.config.save_replay else {})
@@ -168,12 +170,17 @@ class ModelBased:
     def load(self, loaded_dict: Mapping[str, Any], load_cfg: Mapping[str, Any] | None, strict: bool) -> bool:
         """Restore what :meth:`save` gave; ``load_cfg`` may leave out the ``optimizer``. The replay buffer if saved.
 
-        Without it, a learner that has taken no optimizer step yet begins its seed steps anew.
+        Without it, a learner that has taken no optimizer step yet begins its seed steps anew. Whatever the length of
+        episodes is here, the discount stays unless one is given, and what critics give stays in its unit.
         """
         model = dict(loaded_dict["world_model_state_dict"])
         model.setdefault("action_middle", torch.zeros(self.world_model.action_dim))  # a prior used to know no bounds
         model.setdefault("action_reach", torch.ones(self.world_model.action_dim))
         self.world_model.load_state_dict(model, strict=strict)
+        self.world_model.critic_unit = loaded_dict.get("critic_unit", self.world_model.critic_unit)
+        if self.config.discount is None:
+            self.discount = self._step.discount = loaded_dict.get("discount", self.discount)
+            self.policy.discount_by(self.discount)
         if load_cfg is None or load_cfg.get("optimizer"):
             self._step.load_state_dict(loaded_dict["optimizer_state_dict"])
         self.env_steps, self.num_updates = loaded_dict["env_steps"], loaded_dict["num_updates"]
@@ -275,9 +282,7 @@ def build_model_based(
     discount = learner.discount_for(float(env.max_episode_length))
     obs = obs.select(*groups)
     model = TdWorldModel(obs, groups, env.num_actions, world_model, return_unit=1.0 / (1.0 - min(discount, 0.995)))
-    planner = PlanPolicy(
-        model, trajopt.discounted_by(discount), act_with=learner.act_with, scale=learner.action_scale
-    ).to(device)
+    planner = PlanPolicy(model, trajopt, discount=discount, act_with=learner.act_with, scale=learner.action_scale)
     replay = ReplayBuffer(
         obs,
         env.num_actions,
@@ -292,4 +297,4 @@ def build_model_based(
             f"learner.buffer_capacity is {learner.buffer_capacity}; allowed: at least learner.seed_steps, "
             f"here {seed_steps}, or nothing would ever be learned"
         )
-    return ModelBased(planner, replay, learner, groups=groups, discount=discount, device=device)
+    return ModelBased(planner.to(device), replay, learner, groups=groups, discount=discount, device=device)

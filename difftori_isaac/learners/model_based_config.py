@@ -40,7 +40,8 @@ class ModelBasedConfig:
     rho: float = 0.5
     """Decay of the loss weights along a sub-sequence."""
     discount: float | None = None
-    """Discount γ of training and planning; null is 1 − 5/T of episodes of T steps, within 0.95 to 0.995 (TD-MPC2)."""
+    """Discount γ of training and planning; null is 1 − 5/T of episodes of T steps, within 0.95 to 0.995 (TD-MPC2),
+    or what a checkpoint was trained with."""
     td_lambda: float = 1.0
     """λ of the values' targets along a sub-sequence: 0 looks one step ahead, 1 to its end, ``horizon`` steps."""
     bootstrap: Literal["observation", "latent"] = "observation"

@@ -32,7 +32,13 @@ class PlanPolicy(nn.Module):
     """Upper bound, (action_dim,)."""
 
     def __init__(
-        self, world_model: TdWorldModel, trajopt: TrajOptConfig, *, act_with: Literal["plan", "prior"], scale: float
+        self,
+        world_model: TdWorldModel,
+        trajopt: TrajOptConfig,
+        *,
+        discount: float,
+        act_with: Literal["plan", "prior"],
+        scale: float,
     ) -> None:
         """Build one layer for each horizon up to ``trajopt.horizon``, and plan once.
 
@@ -48,7 +54,7 @@ class PlanPolicy(nn.Module):
             )
         if trajopt.solver == "theseus":
             raise ValueError("trajopt.solver is 'theseus', which has no bounds; allowed here: gauss_newton, mppi")
-        trajopt = replace(
+        self._trajopt = trajopt = replace(
             trajopt, action_low=_bound(trajopt, "action_low", -1.0), action_high=_bound(trajopt, "action_high", 1.0)
         )
         self.world_model, self.act_with, self.scale = world_model, act_with, scale
@@ -58,7 +64,7 @@ class PlanPolicy(nn.Module):
         self.register_buffer("low", low.clone(), persistent=False)
         self.register_buffer("high", high.clone(), persistent=False)
         world_model.bound_actions(low, high)
-        self.layers = [TrajOptLayer(replace(trajopt, horizon=h + 1)) for h in range(trajopt.horizon)]
+        self.discount_by(discount)
         self.horizon = trajopt.horizon
         """Planning horizon [steps]."""
         self.statistics = SolverStatistics()
@@ -66,6 +72,11 @@ class PlanPolicy(nn.Module):
         """Standard deviation of the exploration noise, in the units of the environment's actions, (action_dim,)."""
         with torch.no_grad():
             self.layers[-1](world_model, z0 := torch.zeros(1, world_model.config.latent_dim), self._prior_plan(z0))
+
+    def discount_by(self, discount: float) -> None:
+        """Give plans the discount of a learner, unless ``trajopt`` has one."""
+        trajopt = self._trajopt.discounted_by(discount)
+        self.layers = [TrajOptLayer(replace(trajopt, horizon=h + 1)) for h in range(trajopt.horizon)]
 
     def plan(self, obs: TensorDict | torch.Tensor) -> TrajOptSolution:
         """Plans for observation groups, batch size (num_envs,), or their features; counted in ``statistics``."""

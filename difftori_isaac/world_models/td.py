@@ -119,8 +119,7 @@ class TdWorldModel(nn.Module):
     def set_rewards(self, mean: torch.Tensor, scale: torch.Tensor) -> None:
         """Let ``scale`` count as 1, and predictions start where every reward is the ``mean``."""
         self.reward_scale.copy_(scale)
-        critics = [*self.heads(), *self.heads(target=True), *self.raw_critics.twins, *self.target_raw_critics.twins]
-        for head in (self.reward_head, *critics):
+        for head in (self.reward_head, *self._all_critics):
             head.start_at(mean / scale)
 
     @torch.no_grad()
@@ -235,6 +234,20 @@ class TdWorldModel(nn.Module):
         return self.heads()[:2]
 
     @property
+    def critic_unit(self) -> float:
+        """Unit of what critics give: their values are networks' outputs times it."""
+        return self.twins[0].unit
+
+    @critic_unit.setter
+    def critic_unit(self, unit: float) -> None:
+        for head in self._all_critics:
+            head.unit = unit
+
+    @property
+    def _all_critics(self) -> list[Head]:
+        return [*self.heads(), *self.heads(target=True), *self.raw_critics.twins, *self.target_raw_critics.twins]
+
+    @property
     def _terminal_scale(self) -> torch.Tensor:
         """What the twins' outputs are multiplied with in ψ, a scalar."""
-        return (0.5 * self.twins[0].unit / self.value_unit).sqrt()
+        return (0.5 * self.critic_unit / self.value_unit).sqrt()

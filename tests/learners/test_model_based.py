@@ -5,7 +5,7 @@ from io import BytesIO
 
 import pytest
 import torch
-from small_cart import CHEAP, SCALAR, build, collect, train
+from small_cart import CHEAP, SCALAR, Cart, build, collect, train
 
 
 @pytest.mark.slow
@@ -96,6 +96,27 @@ def test_plans_have_the_discount_of_the_learner_unless_they_have_their_own():
     for given, expected in ((None, 0.9), (0.5, 0.5)):
         _, algorithm = build(discount=0.9, trajopt={"discount": given})
         assert algorithm.discount == 0.9 and {layer.config.gamma for layer in algorithm.policy.layers} == {expected}
+
+
+@pytest.mark.parametrize(("given", "discount"), [(None, 0.95), (0.99, 0.99)])
+def test_values_of_a_checkpoint_mean_the_same_in_episodes_of_any_length(given, discount, monkeypatch):
+    env, algorithm = build(4)
+    saved, obs, action = algorithm.save(), env.get_observations(), torch.zeros(4, 1)
+    monkeypatch.setattr(Cart, "max_episode_length", 1000)
+    other = build(4, discount=given)[1]
+    other.load(saved, None, strict=True)
+    assert other.save()["discount"] == discount and other.save()["critic_unit"] == saved["critic_unit"]
+    assert {layer.config.gamma for layer in other.policy.layers} == {other._step.discount} == {discount}
+    models = [learner.world_model for learner in (algorithm, other)]
+    for target in (False, True):
+        first, second = (model.q(model.encode(obs), action, target=target) for model in models)
+        assert torch.equal(first, second)
+    for name in ("raw_critics", "target_raw_critics"):
+        first, second = (getattr(model, name)(model.features(obs), action) for model in models)
+        assert torch.equal(first, second)
+    former = build(4)[1]
+    former.load({name: saved[name] for name in saved if name not in ("discount", "critic_unit")}, None, strict=True)
+    assert former.discount == 0.995 and former.world_model.critic_unit == pytest.approx(200.0)
 
 
 def test_what_is_saved_within_an_iteration_counts_whole_ones(tmp_path):

@@ -52,7 +52,7 @@ def test_critics_on_observations_train_the_features_with_every_image(seen):
 def test_a_plan_loss_reaches_the_features_through_the_plan_alone(seen):
     model, batch = seen
     trajopt = TrajOptConfig(horizon=2, prior_weight=3.0, iterations=30, tolerance=1e-4)
-    policy = PlanPolicy(model, trajopt, scale=1.0, act_with="plan")
+    policy = PlanPolicy(model, trajopt, discount=0.99, scale=1.0, act_with="plan")
     assert any((g != 0).any() for g in gradients(plan_loss(policy, batch, BATCH), model))
     for critic in model.raw_critics.twins:
         critic.net[0].weight.data[:, -ACTION_DIM:] = 0.0  # an action changes nothing, so that no plan is better
@@ -63,7 +63,7 @@ def test_a_plan_loss_reaches_the_features_through_the_plan_alone(seen):
 def test_a_plan_that_has_not_converged_passes_a_gradient_on_only_through_its_iterations(seen, mode, passes):
     model, batch = seen
     trajopt = TrajOptConfig(horizon=2, prior_weight=3.0, iterations=1, tolerance=1e-12, backward_mode=mode)
-    policy = PlanPolicy(model, trajopt, scale=1.0, act_with="plan")
+    policy = PlanPolicy(model, trajopt, discount=0.99, scale=1.0, act_with="plan")
     assert not policy.plan(batch.obs[:, 0]).converged.any()
     assert any((g != 0).any() for g in gradients(plan_loss(policy, batch, BATCH), model)) == passes
 
