@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 import yaml
 
+from difftori_isaac.envs.errors import SimulatorError
 from difftori_isaac.run import build, distributed, locate, lock
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.base import start_from_base
@@ -141,7 +142,12 @@ class TrainingRun:
         return None if origin is None or locate.same(origin, self.run_dir) else origin
 
     def loop(self) -> None:
-        """Trains up to ``max_iterations``, or until a signal asks to stop; the state is saved either way."""
+        """Trains up to ``max_iterations``, or until a signal asks to stop; the state is saved either way.
+
+        Raises:
+            RunError: If it cannot go on. Where the simulator has failed, the state is saved too.
+            SimulatorError: If it has failed and there are other processes.
+        """
         obs = self._reset()
         build.begin_learning(self.alg)
         with StopSignals() as stop:
@@ -156,7 +162,13 @@ class TrainingRun:
         with self._report() if self.world.rank == 0 else nullcontext(lambda row, log: None) as report:
             while self.iteration < total:
                 began = time.perf_counter()
-                obs = self._collect(obs, stop)
+                try:
+                    obs = self._collect(obs, stop)
+                except SimulatorError as error:
+                    if self.world.launched:  # the others do not know and save nothing
+                        raise
+                    self.save()
+                    raise RunError(self._stopped_by(error)) from error
                 received = next((name for name in self.world.gather(stop.received) if name is not None), None)
                 if received is not None:
                     break
@@ -294,9 +306,15 @@ class TrainingRun:
         checkpoints.save(checkpoint, self.run_dir, keep=self.config.keep_checkpoints, best=best)
 
     def _say_goodbye(self, received: str | None) -> None:
-        at = f"iteration {self.iteration} of {self.config.max_iterations}"
-        run_dir = setting("run_dir", self.run_dir)
         if received is not None:
-            tell(f"{received}: saved {at}; continue with: scripts/train.py resume=latest {run_dir}")
+            tell(self._stopped_by(received))
         else:
-            tell(f"finished {at}; evaluate with: scripts/evaluate.py {run_dir}")
+            tell(f"finished {self._progress}; evaluate with: scripts/evaluate.py {setting('run_dir', self.run_dir)}")
+
+    def _stopped_by(self, reason: object) -> str:
+        continued = f"scripts/train.py resume=latest {setting('run_dir', self.run_dir)}"
+        return f"{reason}: saved {self._progress}; continue with: {continued}"
+
+    @property
+    def _progress(self) -> str:
+        return f"iteration {self.iteration} of {self.config.max_iterations}"

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from difftori_isaac.envs.errors import SimulatorError
+from difftori_isaac.envs.gymnasium_vec_env import GymnasiumVecEnv
 from difftori_isaac.run import build, lock
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.compose import parse, quoted
@@ -165,6 +167,23 @@ def test_a_run_that_drops_its_losses_stops_with_a_saved_state(in_tmp_path: Path,
     assert train(asked) == 1
     assert "no loss of the model was finite in iteration 1, so that nothing is learned" in capsys.readouterr().err
     assert checkpoints.load(checkpoints.find(Path("run"), "latest")).iteration == 1
+
+
+def test_a_run_whose_simulator_fails_stops_with_a_saved_state(in_tmp_path: Path, monkeypatch, capsys):
+    step, count = GymnasiumVecEnv.step, iter(range(99))
+
+    def dying(env, actions):
+        if next(count) == 30:
+            raise SimulatorError("the process of environment 0 died (exit code -9)")
+        return step(env, actions)
+
+    monkeypatch.setattr(GymnasiumVecEnv, "step", dying)
+    assert train([*SMALL, "run_dir=run", "max_iterations=4", "save_interval=9"]) == 1
+    resume = "resume=latest run_dir=run"
+    message = "environment 0 died (exit code -9): saved iteration 2 of 4; continue with: scripts/train.py "
+    assert capsys.readouterr().err.endswith(f"{message}{resume}\n")
+    assert train(resume.split()) == 0
+    assert [row["iteration"] for row in read_metrics(Path("run/metrics.csv"))] == ["1", "2", "3", "4"]
 
 
 def test_a_resume_from_before_the_best_checkpoint_looks_for_a_new_one(in_tmp_path: Path):
