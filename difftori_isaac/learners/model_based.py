@@ -249,7 +249,7 @@ class ModelBased:
         )
         td_error = self._step(batch, kind)
         self.num_updates += 1
-        if config.sampling == "prioritized":
+        if self.replay.priority_alpha > 0:
             self.replay.update_priorities(batch.index, td_error)
 
 

@@ -101,7 +101,7 @@ class ModelBasedConfig:
     sampling: Literal["uniform", "prioritized"] = "uniform"
     """How sub-sequences are drawn: uniformly, or by their temporal-difference error."""
     priority_alpha: float = 0.6
-    """Exponent of the priorities of ``sampling=prioritized``."""
+    """Exponent of the priorities of ``sampling=prioritized``; 0 is uniform."""
     priority_beta: float = 0.4
     """Exponent of the importance weights of ``sampling=prioritized``."""
     dataset: str | None = None

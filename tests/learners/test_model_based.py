@@ -92,6 +92,12 @@ def test_training_goes_on_from_a_saved_state_bit_for_bit():
         assert torch.equal(value, expected), name
 
 
+def test_priorities_without_an_exponent_are_none():
+    env, algorithm = build(4, **CHEAP | {"sampling": "prioritized", "priority_alpha": 0.0})
+    train(env, algorithm, 256)
+    assert algorithm.num_updates > 0 and (algorithm.replay.sample(16, 2).weights == 1.0).all()
+
+
 def test_plans_have_the_discount_of_the_learner_unless_they_have_their_own():
     for given, expected in ((None, 0.9), (0.5, 0.5)):
         _, algorithm = build(discount=0.9, trajopt={"discount": given})
