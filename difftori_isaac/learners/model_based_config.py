@@ -83,13 +83,14 @@ class ModelBasedConfig:
     exploration_std_end_max: float = 0.5
     """The same in the noisiest environment; the others lie evenly between the two (PQL, arXiv 2307.12983)."""
     exploration_steps: int = 15_000
-    """Environment steps over which the action noise falls, linearly."""
+    """Environment steps over which the action noise falls, linearly, the seed steps first."""
     exploration_correlation: float = 0.9
     """Correlation of the noise, and of the random actions of the seed steps, from one step to the next; 0 is white."""
     horizon_start: int = 1
     """Planning horizon at the start [steps], at most ``trajopt.horizon``."""
     horizon_steps: int = 15_000
-    """Environment steps over which the planning horizon rises to ``trajopt.horizon``, linearly."""
+    """Environment steps, counted in the same way, over which the planning horizon rises to ``trajopt.horizon``,
+    linearly."""
     act_with: Literal["plan", "prior"] = "plan"
     """What acts in the environment: first planned actions, or the prior's."""
     action_scale: float = 1.0

@@ -4,10 +4,20 @@ import pytest
 import torch
 from small_cart import CHEAP, build, train
 
+from difftori_isaac.learners.model_based_config import ModelBasedConfig
+
 
 @pytest.mark.parametrize(("num_envs", "given", "steps"), [(50, None, 2500), (60, None, 3000), (60, 0, 0)])
 def test_every_environment_acts_randomly_for_a_while(num_envs, given, steps):
     assert build(num_envs, seed_steps=given)[1].seed_steps == steps
+
+
+@pytest.mark.parametrize(("num_envs", "over"), [(299, False), (300, True)])
+def test_the_seed_steps_of_many_environments_outlast_the_schedules(num_envs, over):
+    config = ModelBasedConfig()
+    steps = config.seed_steps_for(num_envs)
+    assert (config.planning_horizon(steps, 3) == 3) is over
+    assert (config.exploration_std(steps)[0] == pytest.approx(config.exploration_std_end)) is over
 
 
 @pytest.mark.parametrize("asked", [None, 3.0])
