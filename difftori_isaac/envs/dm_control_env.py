@@ -18,12 +18,16 @@ from dm_control.rl.control import PhysicsError
 
 IMAGE_SIZE, NUM_FRAMES = 84, 3
 _CAMERAS = {"quadruped": 2}
+_UNLIMITED = 1e6
+"""Bound from which on an actuator has none; MuJoCo says 1e10."""
 
 Observation = dict[str, np.ndarray]
 
 
 class DmControlEnv(gymnasium.Env[Any, np.ndarray]):
     """A task whose actions lie in [-1, 1] and whose episodes have no time limit of their own.
+
+    Actions are scaled to the range of the actuators; those without one, of ``lqr``, are given them as they are.
 
     Observations have one group: ``policy``, float32, the flattened state of shape (obs_dim,), or ``pixels``, uint8, the
     last three pictures of shape (9, 84, 84). Where the physics diverges, the reward is NaN.
@@ -61,7 +65,9 @@ class DmControlEnv(gymnasium.Env[Any, np.ndarray]):
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": fps}
 
         spec = self._env.action_spec()
-        self._middle, self._half = (spec.maximum + spec.minimum) / 2, (spec.maximum - spec.minimum) / 2
+        middle, half = (spec.maximum + spec.minimum) / 2, (spec.maximum - spec.minimum) / 2
+        limited = half < _UNLIMITED
+        self._middle, self._half = np.where(limited, middle, 0.0), np.where(limited, half, 1.0)
         self.action_space = Box(-1.0, 1.0, spec.shape, np.float32)
         if pixels:
             self._boxes = {"pixels": Box(0, 255, (3 * NUM_FRAMES, IMAGE_SIZE, IMAGE_SIZE), np.uint8)}

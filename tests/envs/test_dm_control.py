@@ -7,6 +7,7 @@ from ctypes.util import find_library
 import numpy as np
 import pytest
 import torch
+from dm_env.specs import BoundedArray
 
 from difftori_isaac.envs.dm_control import DmControlSettings, make_env
 from difftori_isaac.envs.dm_control_tasks import BENCHMARK, TASKS
@@ -66,14 +67,16 @@ def test_an_action_is_held_and_its_rewards_are_summed():
     assert reward.item() == pytest.approx(sum(step[1].item() for step in steps)) != 0.0
 
 
-@pytest.mark.parametrize("task", ["walker-walk", "lqr-lqr-2-1"])
-def test_actions_are_scaled_and_clipped(task):
-    env = TASKS[task].make(action_repeat=1, pixels=False, frame=(1, 1))
-    physics, spec = env._env.physics, env._env.action_spec()
+@pytest.mark.parametrize(("bounds", "controls"), [((-2, 4), (4, -2, 1)), (None, (1, -1, 0))])
+def test_actions_are_scaled_and_clipped(bounds, controls, monkeypatch):
+    """The actuators of ``lqr`` have no bounds of their own."""
+    if bounds is not None:
+        monkeypatch.setattr("dm_control.suite.lqr.LQRLevel.action_spec", lambda *_: BoundedArray((1,), float, *bounds))
+    env = TASKS["lqr-lqr-2-1"].make(action_repeat=1, pixels=False, frame=(1, 1))
     env.reset(seed=0)
-    for action, control in ((5.0, spec.maximum), (-1.0, spec.minimum), (0.0, (spec.maximum + spec.minimum) / 2)):
-        env.step(np.full(spec.shape, action))
-        assert physics.control() == pytest.approx(control)
+    for action, control in zip((5.0, -1.0, 0.0), controls, strict=True):
+        env.step(np.full(1, action))
+        assert env._env.physics.control() == pytest.approx(control)
     env.close()
 
 
