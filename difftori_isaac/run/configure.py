@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from difftori_isaac.learners.imitation_config import ImitationConfig
+from difftori_isaac.learners.model_based_config import ModelBasedConfig
 from difftori_isaac.run import build, locate
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run.base import read_base
@@ -39,6 +40,8 @@ def configure(overrides: Overrides) -> tuple[TrainConfig, Checkpoint | None]:
 
     if start is None:
         config = _compose_for_task(overrides, resolved["task"])
+    else:
+        _check_reward_scale(config, start)
     settings = build.load_ppo_settings(resolved["task"])
     if config.learner.name == "ppo" and config.max_iterations is None:
         resolved["max_iterations"] = settings.get("max_iterations")
@@ -107,6 +110,18 @@ def _start(overrides: Overrides, given: dict[str, dict[str, Any]]) -> Checkpoint
             )
     overrides.values["resume"] = str(path)
     return start
+
+
+def _check_reward_scale(config: TrainConfig, start: Checkpoint) -> None:
+    """Refuses another unit of rewards than the one that a model-based learner has begun to learn in."""
+    if not isinstance(config.learner, ModelBasedConfig) or start.learner["num_updates"] == 0:
+        return
+    if (asked := config.learner.reward_scale) != start.config["learner"].get("reward_scale"):
+        used = start.learner["world_model_state_dict"]["reward_scale"].item()
+        raise ConfigError(
+            f"learner.reward_scale is {asked}, but {config.resume} was trained with {used:.4g}; "
+            "leave learner.reward_scale= out"
+        )
 
 
 def _run_dir(config: TrainConfig, overrides: Overrides) -> Path:

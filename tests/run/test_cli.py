@@ -14,6 +14,7 @@ import torch
 
 from difftori_isaac.envs.isaaclab import load_ppo_settings
 from difftori_isaac.envs.registry import resolve_task
+from difftori_isaac.learners.model_based_config import ModelBasedConfig
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run import locate
 from difftori_isaac.run.build import fill_from_task
@@ -21,6 +22,7 @@ from difftori_isaac.run.cli import Command
 from difftori_isaac.run.compose import compose, parse
 from difftori_isaac.run.config import RunConfig, TrainConfig, to_dict
 from difftori_isaac.run.configure import configure
+from difftori_isaac.run.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = (
@@ -160,6 +162,21 @@ def test_a_world_model_of_other_sizes_is_refused_at_a_resume(
     assert run("train", f"resume={path}", "world_model=tdmpc2") == 2
     text = one_line(capsys)
     assert "world_model=tdmpc2 has world_model.latent_dim 512" in text and "was trained with 50" in text
+
+
+@pytest.mark.parametrize("num_updates", [0, 1])
+def test_another_unit_of_rewards_is_refused_once_it_is_in_use(
+    num_updates: int, in_tmp_path: Path, make_checkpoint, capsys: pytest.CaptureFixture
+):
+    learner = {"num_updates": num_updates, "world_model_state_dict": {"reward_scale": torch.tensor(0.484)}}
+    config = to_dict(compose(TrainConfig, parse(["task=Cartpole", "learner=model_based"], TrainConfig)))
+    path = checkpoints.save(make_checkpoint(config=config, learner=learner), Path("run"), keep=1, best=False)
+    asked = parse([f"resume={path}", "learner.reward_scale=5", "run_dir=fork"], TrainConfig)
+    if num_updates == 0:
+        assert configure(asked)[0].learner == ModelBasedConfig(reward_scale=5.0)
+    else:
+        with pytest.raises(ConfigError, match=r"reward_scale is 5.0, but .*\.pt was trained with 0.484; leave "):
+            configure(asked)
 
 
 @pytest.fixture
