@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +278,11 @@ def build_model_based(
     """
     if policy != "trajopt":
         raise ValueError(f"policy is {policy!r}; allowed with learner=model_based: trajopt")
+    if learner.action_scale > (largest := getattr(env, "clip_actions", None) or inf):
+        raise ValueError(
+            f"learner.action_scale is {learner.action_scale}; allowed: at most {largest}, at which the environment "
+            "clips actions, or what is replayed would not be what was executed"
+        )
     obs = env.get_observations().to(device)
     groups = observed_groups(obs, learner.obs_groups)
     discount = learner.discount_for(float(env.max_episode_length))

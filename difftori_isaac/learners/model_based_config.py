@@ -94,7 +94,7 @@ class ModelBasedConfig:
     act_with: Literal["plan", "prior"] = "plan"
     """What acts in the environment: first planned actions, or the prior's."""
     action_scale: float = 1.0
-    """What the environment is given for an action of 1."""
+    """What the environment is given for an action of 1, at most what it clips actions to."""
     buffer_capacity: int = 1_000_000
     """Environment steps that the replay buffer holds; on a CPU, memory is taken as it fills."""
     buffer_device: Literal["learner", "cpu"] = "learner"

@@ -205,6 +205,13 @@ def test_the_environment_is_given_scaled_actions():
     assert algorithm.policy.action(obs).abs().max() <= 1.0 and torch.equal(actions, 3.0 * algorithm.policy.action(obs))
 
 
+def test_actions_that_the_environment_would_clip_are_refused(monkeypatch):
+    monkeypatch.setattr(Cart, "clip_actions", 2.0, raising=False)
+    build(action_scale=2.0)
+    with pytest.raises(ValueError, match=r"action_scale is 3.0; allowed: at most 2.0, at which the environment clips"):
+        build(action_scale=3.0)
+
+
 @pytest.mark.parametrize("act_with", ["plan", "prior"])
 @pytest.mark.parametrize("seed_steps", [0, 10**4])
 def test_narrower_bounds_hold_for_what_is_executed(seed_steps, act_with):
