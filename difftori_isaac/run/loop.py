@@ -265,10 +265,11 @@ class TrainingRun:
                 f"the state is saved in {self.run_dir}"
             )
         for what, (count, total) in counts.items():
-            if count > allowed * total:
+            most = max(int(allowed * total), 1 if allowed > 0 else 0)
+            if count > most:
                 self.save()
                 raise RunError(
-                    f"{count:.0f} of {total} {what} in iteration {self.iteration}; allowed: a share of "
+                    f"{count:.0f} of {total} {what} in iteration {self.iteration}; allowed: {most}, by "
                     f"learner.max_nonfinite_share={allowed}; the state is saved in {self.run_dir}"
                 )
 

@@ -115,15 +115,24 @@ def test_a_training_goes_on_where_nobody_reads(in_tmp_path: Path, when: str):
     assert Path("run/report.html").is_file()
 
 
-def test_a_run_stops_with_a_saved_state_once_over_a_tenth_of_its_plans_fail(
-    in_tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize(
+    ("name", "most", "share", "message"),
+    [
+        ("solver_failures", 3, 0.1, "4 of 36 plans failed in iteration 1; allowed: 3, by learner.max_nonfinite_share="),
+        ("nonfinite_envs", 1, 0.1, "2 of 3 environments gave NaN or Inf in iteration 1; allowed: 1, by"),
+        ("nonfinite_envs", 0, 0.0, "1 of 3 environments gave NaN or Inf in iteration 1; allowed: 0, by"),
+    ],
+)
+def test_a_run_stops_with_a_saved_state_once_over_a_tenth_of_its_plans_or_environments_fail(
+    name: str, most: int, share: float, message: str, in_tmp_path: Path, monkeypatch, capsys
 ):
-    for failures, status, iterations in ((3.0, 0, 2), (4.0, 1, 1)):
-        monkeypatch.setattr("difftori_isaac.run.loop.merged", lambda _, count=failures: {"solver_failures": count})
+    asked = [*SMALL, f"learner.max_nonfinite_share={share}", "max_iterations=2", "save_interval=9"]
+    for failures, status, iterations in ((most, 0, 2), (most + 1, 1, 1)):
+        monkeypatch.setattr("difftori_isaac.run.loop.merged", lambda _, count=failures: {name: float(count)})
         run = Path(f"run{status}")
-        assert train([*SMALL, f"run_dir={run}", "max_iterations=2", "save_interval=9"]) == status
+        assert train([*asked, f"run_dir={run}"]) == status
         assert checkpoints.load(checkpoints.find(run, "latest")).iteration == iterations
-    assert "4 of 36 plans failed in iteration 1; allowed: a share of" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_what_is_evaluated_is_drawn_with_the_command_that_is_printed(in_tmp_path: Path, capsys: pytest.CaptureFixture):
