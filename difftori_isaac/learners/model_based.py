@@ -283,6 +283,11 @@ def build_model_based(
             f"learner.action_scale is {learner.action_scale}; allowed: at most {largest}, at which the environment "
             "clips actions, or what is replayed would not be what was executed"
         )
+    if learner.horizon > env.max_episode_length:
+        raise ValueError(
+            f"learner.horizon is {learner.horizon}; allowed: at most {int(env.max_episode_length)}, the steps of an "
+            "episode, or no sub-sequence would be as long"
+        )
     obs = env.get_observations().to(device)
     groups = observed_groups(obs, learner.obs_groups)
     discount = learner.discount_for(float(env.max_episode_length))

@@ -212,6 +212,15 @@ def test_actions_that_the_environment_would_clip_are_refused(monkeypatch):
         build(action_scale=3.0)
 
 
+def test_sub_sequences_longer_than_an_episode_are_refused():
+    longest = int(Cart.max_episode_length)
+    build(horizon=longest)
+    with pytest.raises(
+        ValueError, match=rf"learner.horizon is {longest + 1}; allowed: at most {longest}, the steps of"
+    ):
+        build(horizon=longest + 1)
+
+
 @pytest.mark.parametrize("act_with", ["plan", "prior"])
 @pytest.mark.parametrize("seed_steps", [0, 10**4])
 def test_narrower_bounds_hold_for_what_is_executed(seed_steps, act_with):
