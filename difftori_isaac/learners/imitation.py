@@ -48,6 +48,8 @@ class Imitation:
         self.policy, self.config, self.groups, self.device = policy, config, groups, torch.device(device)
         self.learning_rate, self.num_updates = config.learning_rate, 0
         self.optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate)
+        if config.base_coef == 0.0 and isinstance(policy, OptimizedChunks) and policy.base is not None:
+            policy.encoders.requires_grad_(False)  # or the base, which stays as it is, would see other features
         self._coefs = {
             "imitation": 1.0,
             "base": config.base_coef,
@@ -149,7 +151,7 @@ class Imitation:
         self.learning_rate = 0.5 * config.learning_rate * (1.0 + math.cos(math.pi * done))
         losses = policy.losses(policy.features(policy.augmented(batch.obs)), policy.normalized(batch.actions))
         total = torch.stack([self._coefs[name] * loss for name, loss in losses.items()]).sum()
-        parameters = list(policy.parameters())
+        parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         gradients, norms, finite = clipped_gradients(total, parameters, config.max_grad_norm)
         self.optimizer.zero_grad()
         accumulate(parameters, gradients)

@@ -38,7 +38,7 @@ class ImitationConfig:
     max_grad_norm: float = 10.0
     """Gradients are clipped to this norm."""
     base_coef: float = 1.0
-    """Weight of the loss of the prior plan of ``policy=trajopt``."""
+    """Weight of the loss of the prior plan of ``policy=trajopt``; 0 leaves its head and the encoders as they are."""
     base_checkpoint: str | None = None
     """Checkpoint, or run directory, of a ``policy=mlp`` or ``diffusion`` whose chunk the prior plan of
     ``policy=trajopt`` starts as, with its encoders and units; null learns it anew."""

@@ -166,6 +166,21 @@ def test_plans_begin_at_a_policy_that_has_been_trained(demos, policy, base):
         )
 
 
+@pytest.mark.parametrize("coef", [0.0, 1.0])
+def test_a_head_that_stays_as_it_is_sees_what_it_was_trained_on(tmp_path, coef):
+    """Point clouds go through encoders that the cost shares."""
+    with writing(tmp_path / "demos.hdf5", {}) as writer:
+        for _ in range(8):
+            writer.add(Demonstration({"points": torch.randn(3, 5, 3)}, torch.rand(3, 2), torch.zeros(3)))
+    env = make_env(points=torch.randn(4, 5, 3))
+    algorithm = build(tmp_path / "demos.hdf5", env=env, obs_groups={"actor": ["points"]}, base_coef=coef, num_updates=3)
+    policy = algorithm.policy
+    before = [parameter.clone() for parameter in (*policy.encoders.parameters(), *policy.base.parameters())]
+    train(algorithm, 1)
+    after = [*policy.encoders.parameters(), *policy.base.parameters()]
+    assert all(torch.equal(*pair) == (coef == 0.0) for pair in zip(before, after, strict=True))
+
+
 def test_a_latent_variable_tells_ways_apart(tmp_path):
     """In the same state, half of the demonstrations go left and half right: without it, plans go neither way."""
     sides = iter(torch.tensor([-1.0, 1.0]).repeat(10))
