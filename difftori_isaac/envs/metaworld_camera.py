@@ -35,6 +35,11 @@ def has_diverged(data: Any) -> bool:
     return bool(data.warning.number[_DIVERGED].any())
 
 
+def forward(model: Any, data: Any) -> None:
+    """Let a state (mujoco.MjData) know where everything is after bodies, sites or joints were moved."""
+    mujoco.mj_forward(model, data)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def prepare(model: Any) -> None:
     """Move the camera of a scene (mujoco.MjModel), which its state knows of from the next step or reset on."""
     model.cam_pos[model.camera(NAME).id] = POSITION

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
-from difftori_isaac.envs.metaworld_camera import Camera, has_diverged, prepare
+from difftori_isaac.envs.metaworld_camera import Camera, forward, has_diverged, prepare
 
 from metaworld import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE  # isort: skip (the camera chooses how mujoco draws first)
 from metaworld.policies import ENV_POLICY_MAP  # isort: skip
@@ -70,10 +70,14 @@ class MetaWorldEnv(gymnasium.Env[Any, np.ndarray]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Starts an episode; `seed` decides this one and those that follow."""
+        env = self._env
         if seed is not None:
-            self._env.seed(seed)
+            env.seed(seed)
         self._succeeded = False
-        return self._observe(self._env.reset()[0]), {}
+        env.reset()
+        forward(env.model, env.data)  # MetaWorld observes the scene from before it moved bodies and goals
+        env._prev_obs = env._get_curr_obs_combined_no_goal()
+        return self._observe(env._get_obs()), {}
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Moves the hand and the gripper by an action, shape (4,)."""

@@ -64,6 +64,17 @@ def test_what_follows_from_a_seed_does_not_depend_on_workers():
     assert torch.equal(goals[3], goals[4]) and not torch.equal(goals[1], goals[4])  # a new one for each episode
 
 
+@pytest.mark.parametrize("task", ["window-open-v3", "dial-turn-v3"])
+def test_the_first_observation_of_an_episode_is_of_its_scene(task):
+    """MetaWorld moves bodies at a reset: they are seen where they still are one step later."""
+    with closing(make(task, num_envs=1)) as env:
+        for _ in range(3):
+            first = env.reset()[0]["policy"][0]
+            second = env.step(torch.zeros(1, 4))[0]["policy"][0]
+            assert torch.equal(first[:18], first[18:36]) and torch.equal(first[:18], second[18:36])
+            torch.testing.assert_close(first[4:7], second[4:7], rtol=0, atol=1e-3)
+
+
 def test_actions_are_clipped():
     states = []
     for size in (1.0, 7.0):
