@@ -100,7 +100,7 @@ class MetaWorldEnv(gymnasium.Env[Any, np.ndarray]):
     def _observe(self, state: np.ndarray) -> Observation:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # scripted policies warn that their actions will be clipped
-            expert = np.clip(self._expert.get_action(state), -1.0, 1.0)
+            expert = np.clip(self._expert.get_action(state.copy()), -1.0, 1.0)  # some write to what they are given
         seen = self._pixels or self._num_points
         obs = {"policy": (state[ROBOT] if seen else state).astype(np.float32), "expert": expert.astype(np.float32)}
         if self._pixels:

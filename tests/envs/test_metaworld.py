@@ -75,6 +75,14 @@ def test_the_first_observation_of_an_episode_is_of_its_scene(task):
             torch.testing.assert_close(first[4:7], second[4:7], rtol=0, atol=1e-3)
 
 
+def test_scripted_policies_do_not_change_what_is_observed():
+    """That of doors adds to the place of the handle where it reads it."""
+    with closing(make("door-close-v3", num_envs=1)) as env:
+        obs = env.step(torch.zeros(1, 4))[0]["policy"][0]
+        handle = env._envs._envs[0]._env._get_pos_objects()
+    torch.testing.assert_close(obs[4:7], torch.as_tensor(handle, dtype=torch.float32), rtol=0, atol=1e-5)
+
+
 def test_actions_are_clipped():
     states = []
     for size in (1.0, 7.0):
