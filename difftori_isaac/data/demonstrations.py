@@ -189,9 +189,9 @@ class DemonstrationWriter:
         self.num_demos, self.num_samples = 0, 0
         """Demonstrations and samples so far."""
 
-    def add(self, demo: Demonstration) -> None:
-        """Write a demonstration."""
-        group = self._data.create_group(f"demo_{self.num_demos}")
+    def add(self, demo: Demonstration, number: int | None = None) -> None:
+        """Write a demonstration, as the next one unless its number is given."""
+        group = self._data.create_group(f"demo_{self.num_demos if number is None else number}")
         length = len(demo.actions)
         group.attrs["num_samples"] = length
         arrays = {"actions": demo.actions, "rewards": demo.rewards, _EXECUTED: demo.executed}

@@ -54,8 +54,8 @@ def collect(overrides: Overrides) -> None:
         policy = rollout.make_policy(config, env, origin)
         try:
             with demonstrations.writing(path, made_in) as writer:
-                for demo in _episodes(config, env, policy):
-                    writer.add(demo)
+                for number, demo in _episodes(config, env, policy):
+                    writer.add(demo, number)
                     returns.append(demo.episode_return)
                     if writer.num_demos % max(config.num_demos // REPORTS, 1) == 0:
                         print(f"{writer.num_demos} of {config.num_demos} demonstrations", flush=True)
@@ -76,12 +76,14 @@ def _own_seed(seed: int) -> int:
     return int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])
 
 
-def _episodes(config: CollectConfig, env: VecEnv, policy: rollout.Policy) -> Iterator[Demonstration]:
+def _episodes(config: CollectConfig, env: VecEnv, policy: rollout.Policy) -> Iterator[tuple[int, Demonstration]]:
     """The first good episodes of every environment, the same number in each up to one: short ones count no more.
 
-    They hold the observation groups that a learner can observe, which are tensors.
+    They come as they end, with their numbers: first the first one of each environment. They hold the observation groups
+    that a learner can observe, which are tensors.
     """
-    left = rollout.episodes_per_env(config.num_demos, env.num_envs)
+    wanted = rollout.episodes_per_env(config.num_demos, env.num_envs)
+    left = list(wanted)
     steps: list[list[_Step]] = [[] for _ in left]
     most, tried = config.max_episodes or MOST_TRIES * config.num_demos, 0
     obs = rollout.reset(replace(config, seed=_own_seed(config.seed)), env)
@@ -107,8 +109,8 @@ def _episodes(config: CollectConfig, env: VecEnv, policy: rollout.Policy) -> Ite
                 continue
             demo, steps[index], tried = _demonstration(steps[index]), [], tried + 1
             if not bad[index] and (config.min_return is None or demo.episode_return >= config.min_return):
+                yield (wanted[index] - left[index]) * env.num_envs + index, demo
                 left[index] -= 1
-                yield demo
             if tried >= most and any(left):
                 raise RunError(
                     f"{config.num_demos - sum(left)} of {tried} episodes are finite and return min_return="

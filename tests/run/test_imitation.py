@@ -7,6 +7,7 @@ import re
 import shutil
 from contextlib import closing
 from ctypes.util import find_library
+from itertools import accumulate, count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -208,11 +209,28 @@ def test_observations_that_are_dictionaries_are_left_out(tmp_path: Path, capsys:
     env = SimpleNamespace(num_envs=2, clip_actions=None, reset=lambda: (obs, {}), step=lambda actions: following)
     env.hold_curricula = lambda: None
     with demonstrations.writing(tmp_path / "demos.hdf5", {}) as writer:
-        for demo in _episodes(CollectConfig(task="Cart", num_demos=2), env, lambda obs: torch.zeros(2, 1)):
-            writer.add(demo)
+        for number, demo in _episodes(CollectConfig(task="Cart", num_demos=2), env, lambda obs: torch.zeros(2, 1)):
+            writer.add(demo, number)
     with h5py.File(tmp_path / "demos.hdf5") as file:
         assert list(file["data/demo_1/obs"]) == ["policy"]
     assert capsys.readouterr().out.endswith("which no learner observes: observation groups terms\n")
+
+
+def test_demonstrations_are_numbered_by_environments_and_not_by_when_they_end():
+    """Otherwise the first ones would be the short ones. One that is not finite has no number."""
+    ends = [set(accumulate(lengths)) for lengths in ([5, 4, 1], [2, 3], [1, 1, 9])]
+    obs, steps = TensorDict({"policy": torch.ones(3, 3)}, [3]), count(1)
+
+    def step(actions: torch.Tensor):
+        now = next(steps)
+        dones = torch.tensor([now in ended for ended in ends]).long()
+        return obs, torch.ones(3), dones, {"nonfinite": torch.tensor([now == 9, False, False])}
+
+    env = SimpleNamespace(num_envs=3, clip_actions=None, reset=lambda: (obs, {}), step=step)
+    env.hold_curricula = lambda: None
+    found = dict(_episodes(CollectConfig(task="Cart", num_demos=6), env, lambda obs: torch.zeros(3, 1)))
+    assert list(found) != sorted(found) == list(range(6))
+    assert [len(found[number].actions) for number in range(6)] == [5, 2, 1, 1, 3, 1]
 
 
 def test_demonstrations_begin_elsewhere_than_what_is_evaluated(in_tmp_path: Path):
