@@ -142,8 +142,19 @@ class Imitation:
         parts = demos[: len(demos) - held_back], demos[len(demos) - held_back :]
         training, *validation = (ChunkDataset(part, policy.horizon, self.device) for part in parts if part)
         self._training, self._validation = training, validation[0] if validation else None
-        if not self._has_units:
+        if self._has_units:
+            self._check_units(training.actions)
+        else:
             policy.set_units(training.obs, training.actions)
+
+    def _check_units(self, actions: torch.Tensor) -> None:
+        """Look whether actions lie within the units of the demonstrations that the policy was trained with before."""
+        if (largest := self.policy.normalized(actions).abs().max().item()) <= 1.0 + 1e-3:
+            return
+        found = f"learner.dataset has actions up to {largest:.3g} in the units of those that were learned from before"
+        if isinstance(getattr(self.policy, "head", None), DiffusionHead | EnergyHead):
+            raise ValueError(f"{found}; allowed with policy=diffusion and ibc, which reach no further: at most 1")
+        print(f"note: {found}: validation_error is in those units")
 
     def _update_once(self, dataset: ChunkDataset) -> None:
         batch, config, policy = dataset.sample(self.config.batch_size), self.config, self.policy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from io import BytesIO
 from types import SimpleNamespace
 
@@ -239,6 +240,26 @@ def test_training_goes_on_from_a_saved_state_bit_for_bit(demos, policy):
     expected = algorithm.policy(make_env().get_observations())
     torch.manual_seed(4)
     assert torch.equal(again.policy(make_env().get_observations()), expected)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_demonstrations_beyond_the_units_of_those_before_are_told(demos, tmp_path, capsys, policy):
+    """Some policies reach no further, and no measure of the others is what it was."""
+    trained = build(demos, policy, num_updates=1)
+    train(trained, 1)
+    wide = write_demos(tmp_path / "wide.hdf5", lambda obs: 2.0 * steered(obs))
+    same, wider = (build(path, policy) for path in (demos, wide))
+    for learner in (same, wider):
+        learner.load(trained.save(), None, True)
+    same.train_mode()
+    assert not capsys.readouterr().out
+    found = r"learner\.dataset has actions up to 3\.\d+ in the units of those that were learned from before"
+    if policy in ("diffusion", "ibc"):
+        with pytest.raises(ValueError, match=f"{found}; allowed with policy=diffusion and ibc, .*: at most 1$"):
+            wider.train_mode()
+    else:
+        wider.train_mode()
+        assert re.fullmatch(f"note: {found}: validation_error is in those units\n", capsys.readouterr().out)
 
 
 def test_policies_act_without_demonstrations(demos):
