@@ -3,7 +3,8 @@
 ``data/demo_<i>`` has ``actions``, shape (num_samples, num_actions), and ``obs``: one array per observation group, shape
 (num_samples, ...), or a single array, which is the group ``policy``. ``rewards`` and ``dones`` are of shape
 (num_samples,). Row t holds the observation, and the action to take there; ``executed_actions``, of the shape of
-``actions``, are what was done instead, where noise was added or the environment clips actions.
+``actions``, are what was done instead, where noise was added or the environment clips actions. Where its attribute
+``success`` is false, as Isaac Lab writes it, an episode is no demonstration.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Demonstration(NamedTuple):
 
 
 def read(path: Path, groups: Sequence[str], limit: int | None = None) -> list[Demonstration]:
-    """The first demonstrations of a file, by their numbers.
+    """The first demonstrations of a file, by their numbers, without those that failed.
 
     Args:
         path: The file.
@@ -112,9 +113,13 @@ def _undamaged(where: str) -> Iterator[None]:
 def _read(file: Any, path: Path, groups: Sequence[str], limit: int | None) -> list[Demonstration]:
     data = file.get("data")
     found = [name for name in data if re.fullmatch(r"demo_\d+", name)] if _is_group(data) else []
-    names = sorted(found, key=_number)
-    if not names:
+    if not found:
         raise ValueError(f"demonstrations {path} has no data/demo_<number>; allowed: a file of robomimic's layout")
+    names = [name for name in sorted(found, key=_number) if np.all(data[name].attrs.get("success", True))]
+    if not names:
+        raise ValueError(f"demonstrations {path} has {len(found)} with success=False; allowed: at least one without")
+    if failed := len(found) - len(names):
+        print(f"note: {failed} of {len(found)} demonstrations in {path} with success=False: left out")
     if limit is not None and limit > len(names):
         raise ValueError(f"demonstrations {path} has {len(names)}, but {limit} are asked for; allowed: at most as many")
     demos: list[Demonstration] = []

@@ -62,6 +62,25 @@ def test_rewards_may_be_a_column(tmp_path):
     assert torch.equal(found.rewards, demo.rewards)
 
 
+def test_those_that_failed_are_left_out(tmp_path, capsys):
+    """Isaac Lab's recorders write them too, with an attribute."""
+    path, demos = tmp_path / "demos.hdf5", [make_demo(length) for length in (1, 2, 3)]
+    write(path, demos)
+    for failed, message in (([0], "1 of 3"), ([0, 2], "2 of 3")):
+        with h5py.File(path, "a") as file:
+            for index in range(3):
+                file[f"data/demo_{index}"].attrs["success"] = index not in failed
+        found = read(path, ["policy"])
+        assert [len(demo.actions) for demo in found] == [length for length in (1, 2, 3) if length - 1 not in failed]
+        assert capsys.readouterr().out == f"note: {message} demonstrations in {path} with success=False: left out\n"
+    with pytest.raises(ValueError, match="has 1, but 2 are asked for"):
+        read(path, ["policy"], 2)
+    with h5py.File(path, "a") as file:
+        file["data/demo_1"].attrs["success"] = False
+    with pytest.raises(ValueError, match=r"has 3 with success=False; allowed: at least one without$"):
+        read(path, ["policy"])
+
+
 def test_numbers_are_float32_but_for_images(tmp_path):
     path = tmp_path / "demos.hdf5"
     write(path, [make_demo(4)])
