@@ -139,7 +139,8 @@ def _read_one(demo: Any, where: str, groups: Sequence[str]) -> Demonstration:
         raise ValueError(f"{where} has no {missing[0]}; it has: {', '.join(demo)}")
     arrays = demo["obs"] if _is_group(demo["obs"]) else {POLICY: demo["obs"]}
     if missing := [name for name in groups if name not in arrays]:
-        raise ValueError(f"{where} has no observation group {missing[0]}; it has: {', '.join(arrays)}")
+        hint = "; allowed: a recording with the group's concatenate_terms=true" if POLICY in missing else ""
+        raise ValueError(f"{where} has no observation group {missing[0]}; it has: {', '.join(arrays)}{hint}")
     actions = _tensor(demo["actions"], f"{where}, actions")
     others = {name: _tensor(demo[name], f"{where}, {name}") for name in ("rewards", _EXECUTED) if name in demo}
     obs = {name: _tensor(arrays[name], f"{where}, observation group {name}") for name in groups}

@@ -195,7 +195,10 @@ def replace(group: h5py.Group, name: str, value) -> None:
         (lambda demo: replace(demo["obs"], "policy", None), "demo_0, observation group policy is a group"),
         (lambda demo: replace(demo, "actions", 1.0), r"demo_0, actions is of type float64 and shape \(\); allowed:"),
         (lambda demo: replace(demo, "actions", ["left"] * 4), r"demo_0, actions is of type object and shape \(4,\)"),
-        (lambda demo: demo["obs"].pop("policy"), "demo_0 has no observation group policy; it has: pixels"),
+        (
+            lambda demo: demo["obs"].pop("policy"),
+            "demo_0 has no observation group policy; it has: pixels; allowed: a recording with .*terms=true$",
+        ),
         (lambda demo: demo["actions"].__setitem__((1, 1), np.nan), "demo_0, actions is not finite everywhere"),
         (lambda demo: replace(demo, "rewards", np.zeros(3)), "demo_0 has different or no samples"),
         (
