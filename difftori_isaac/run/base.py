@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from difftori_isaac.learners.imitation_config import ImitationConfig
 from difftori_isaac.run import checkpoint as checkpoints
 from difftori_isaac.run import locate
+from difftori_isaac.run.checkpoint import Checkpoint
 from difftori_isaac.run.config import RunConfig, saved_variant
 from difftori_isaac.run.errors import ConfigError
 
@@ -18,8 +20,12 @@ BASES = {"regression": "mlp", "diffusion": "diffusion"}
 """Values of ``world_model.base``, and of the ``policy`` that has such chunks."""
 
 
-def read_base(config: RunConfig) -> dict[str, Any] | None:
-    """State of the policy that ``learner.base_checkpoint`` names, if it names one.
+LEARNED_FROM = ("dataset", "num_demos", "validation_share")
+"""Settings that decide which demonstrations are learned from."""
+
+
+def read_base(config: RunConfig) -> Checkpoint | None:
+    """Checkpoint of the policy that ``learner.base_checkpoint`` names, if it names one.
 
     Raises:
         ConfigError: If there is no such checkpoint, or plans of this configuration cannot start from it.
@@ -49,7 +55,7 @@ def read_base(config: RunConfig) -> dict[str, Any] | None:
         raise ConfigError(
             f"world_model.base is {base!r}, but {path} is of policy={policy}; allowed: world_model.base={fitting}"
         )
-    return saved.learner["policy_state_dict"]
+    return saved
 
 
 def start_from_base(alg: Learner, config: RunConfig) -> None:
@@ -58,13 +64,27 @@ def start_from_base(alg: Learner, config: RunConfig) -> None:
     Raises:
         ConfigError: See :func:`read_base`; or if its networks have other shapes.
     """
-    if (state := read_base(config)) is None:
+    if (saved := read_base(config)) is None:
         return
+    note_held_back(saved.config, config)
     try:
-        cast("Imitation", alg).start_from(state)
+        cast("Imitation", alg).start_from(saved.learner["policy_state_dict"])
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"learner.base_checkpoint is {cast('ImitationConfig', config.learner).base_checkpoint}, which does not fit "
             f"({reason}); allowed: the observations, trajopt.horizon and world_model settings that it was trained with"
         ) from None
+
+
+def note_held_back(saved: Mapping[str, Any], config: RunConfig) -> None:
+    """Says where a policy that was trained with ``saved`` may have learned from what is held back from now on."""
+    learner = config.learner
+    if not isinstance(learner, ImitationConfig) or not learner.validation_share:
+        return
+    before = {name: saved["learner"].get(name) for name in LEARNED_FROM}
+    if others := [f"learner.{name}={value}" for name, value in before.items() if value != getattr(learner, name)]:
+        print(
+            f"note: the checkpoint was trained with {' '.join(others)}: where it has learned from what is held back "
+            "now, validation_error is too small"
+        )

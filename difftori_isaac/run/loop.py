@@ -17,7 +17,7 @@ import yaml
 from difftori_isaac.envs.errors import SimulatorError
 from difftori_isaac.run import build, distributed, locate, lock
 from difftori_isaac.run import checkpoint as checkpoints
-from difftori_isaac.run.base import start_from_base
+from difftori_isaac.run.base import note_held_back, start_from_base
 from difftori_isaac.run.checkpoint import Checkpoint
 from difftori_isaac.run.compose import Overrides, setting
 from difftori_isaac.run.config import TrainConfig, to_dict
@@ -114,6 +114,7 @@ class TrainingRun:
             cast("PPO", self.alg).broadcast_parameters()
 
     def _restore(self, start: Checkpoint) -> None:
+        note_held_back(start.config, self.config)
         build.load_learner(self.alg, start.learner, start.learning_rate, self.config.resume)
         self.env.load_state_dict(start.env)
         self.iteration, self.env_steps, self.wall_time_s = start.iteration, start.env_steps, start.wall_time_s

@@ -147,6 +147,22 @@ def test_plans_start_from_a_trained_policy(in_tmp_path: Path, capsys: pytest.Cap
     )
 
 
+def test_what_is_held_back_may_have_been_learned_from(in_tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert collect("num_demos=3", "output=demos.hdf5") == 0
+    common = [*CART, *LEARNER, "num_envs=2", "learner.dataset=demos.hdf5", "max_iterations=1"]
+    assert train([*common, "policy=mlp", "learner.validation_share=0", "run_dir=run"]) == 0
+    for before, asked in {
+        "learner.validation_share=0.0": ["resume=run", "max_iterations=2", "learner.validation_share=0.5"],
+        "learner.num_demos=None": ["resume=run", "max_iterations=3", "learner.num_demos=2"],
+        "": ["resume=run", "max_iterations=4"],
+        "learner.validation_share=0.5": [*common, "learner.base_checkpoint=run", "learner.num_demos=2"],
+    }.items():
+        capsys.readouterr()
+        assert train(asked) == 0
+        note = f"note: the checkpoint was trained with {before}: where it has learned from what is held back now"
+        assert capsys.readouterr().out.count(note if before else "note: the checkpoint") == bool(before)
+
+
 @pytest.mark.skipif(find_library("EGL") is None, reason="pictures need EGL")
 @pytest.mark.parametrize("seen", ["env.num_points=16", "env.pixels=true"])
 def test_what_metaworld_s_camera_sees_is_learned_from(in_tmp_path: Path, capsys: pytest.CaptureFixture, seen: str):
