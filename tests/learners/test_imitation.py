@@ -222,6 +222,13 @@ def test_a_search_with_shrinking_noise_gets_closer_to_the_lowest_energy(demos):
     assert errors[1] < 0.3 * errors[0], errors
 
 
+def test_a_search_takes_no_more_memory_for_more_observations(demos):
+    head, found = build(demos, "ibc").policy.head, []
+    head.energies = lambda features, chunks: (found.append(len(chunks)), chunks.square().sum(dim=2))[1]
+    assert head.chunk(torch.zeros(150, 3)).shape == (150, 4)
+    assert max(found) == 64 and sum(found) == 150 * head.settings.iterations
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_training_goes_on_from_a_saved_state_bit_for_bit(demos, policy):
     algorithm = build(demos, policy, num_updates=5)

@@ -10,6 +10,9 @@ from difftori_isaac.policies.chunks.head import ChunkHead
 from difftori_isaac.world_models.chunk_config import ChunkModelConfig
 from difftori_isaac.world_models.mlp import mlp
 
+SEARCHED_AT_ONCE = 64
+"""Chunks that are searched for together: each takes the memory of ``num_samples`` times its features."""
+
 
 class EnergyHead(ChunkHead):
     """``policy=ibc``, the energy-based baseline (Florence et al., arXiv 2109.00137).
@@ -31,6 +34,15 @@ class EnergyHead(ChunkHead):
 
     def chunk(self, features: torch.Tensor) -> torch.Tensor:
         """See :class:`ChunkHead`."""
+        return torch.cat([self._search(part) for part in features.split(SEARCHED_AT_ONCE)])
+
+    def loss(self, features: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
+        """Cross entropy of telling the demonstrated chunk from random ones."""
+        chunks = torch.cat((chunk[:, None], self._uniform(features, self.settings.num_negatives)), dim=1)
+        first = torch.zeros(len(chunk), dtype=torch.long, device=chunk.device)
+        return F.cross_entropy(-self.energies(features, chunks), first)
+
+    def _search(self, features: torch.Tensor) -> torch.Tensor:
         settings, std = self.settings, self.settings.noise_std
         chunks = self._uniform(features, settings.num_samples)
         for _ in range(settings.iterations - 1):
@@ -40,12 +52,6 @@ class EnergyHead(ChunkHead):
             std = std * settings.noise_shrink
         best = self.energies(features, chunks).argmin(dim=1)
         return chunks[torch.arange(len(chunks), device=chunks.device), best]
-
-    def loss(self, features: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
-        """Cross entropy of telling the demonstrated chunk from random ones."""
-        chunks = torch.cat((chunk[:, None], self._uniform(features, self.settings.num_negatives)), dim=1)
-        first = torch.zeros(len(chunk), dtype=torch.long, device=chunk.device)
-        return F.cross_entropy(-self.energies(features, chunks), first)
 
     def _uniform(self, features: torch.Tensor, count: int) -> torch.Tensor:
         return 2.0 * torch.rand(len(features), count, self.chunk_dim, device=features.device) - 1.0
