@@ -54,10 +54,14 @@ class SolverStatistics:
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = {}
 
-    def add(self, solution: TrajOptSolution) -> None:
-        """Count the solves of one batch, as an update's where autograd records."""
+    def add(self, solution: TrajOptSolution, shift: torch.Tensor | None = None) -> None:
+        """Count the solves of one batch, as an update's where autograd records.
+
+        ``shift`` is how far the executed actions are from their prior, shape (batch, num_actions), if those are not the
+        solution's first.
+        """
         name = "update_solver" if torch.is_grad_enabled() else "solver"
-        shift = solution.shift[:, 0].detach().abs().mean(dim=1)
+        shift = (solution.shift[:, 0] if shift is None else shift).detach().abs().mean(dim=1)
         rows = torch.stack(
             (torch.ones_like(shift), solution.converged, solution.iterations, solution.failed, shift), dim=1
         )

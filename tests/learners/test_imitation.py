@@ -118,6 +118,16 @@ def test_bounds_are_in_the_units_of_actions(demos):
         assert high.tolist() == pytest.approx([5.5, 6.0], abs=1e-5)
 
 
+def test_the_shift_of_plans_is_that_of_the_executed_action(demos):
+    """In its units, from the middle of those that are demonstrated."""
+    algorithm = build(demos, world_model={"base": "zero"})
+    train(algorithm, 1)
+    with torch.inference_mode():
+        actions = algorithm.act(make_env().get_observations())
+    shift = (actions - algorithm.policy.action_mean).abs().mean().item()
+    assert algorithm.policy.solver_statistics()["plan_shift"] == pytest.approx(shift, rel=1e-5)
+
+
 def test_denoising_keeps_costs_easy_to_minimise(demos):
     """And trains them without a gradient through plans, which is the ablation of it."""
     zero = {"base": "zero"}

@@ -139,7 +139,7 @@ class OptimizedChunks(ChunkPolicy):
 
     def _plan(self, features: torch.Tensor, latent: torch.Tensor, prior: torch.Tensor) -> TrajOptSolution:
         solution = self.layer(self.cost, torch.cat((features, latent), dim=1), prior[:, None])
-        self._statistics.add(solution)
+        self._statistics.add(solution, solution.shift[:, 0, : self.num_actions] * self.action_scale)
         return solution
 
     @torch.no_grad()
