@@ -72,12 +72,15 @@ def read(path: Path, groups: Sequence[str], limit: int | None = None) -> list[De
         return _read(file, path, groups, limit)
 
 
-def task_of(path: Path) -> str | None:
-    """The task that a file of :func:`writing` was made in; None if another program wrote it, or it is damaged."""
+def made_in(path: Path) -> tuple[str, list[str]] | None:
+    """Task, and settings of the environment, that a file of :func:`writing` was made with.
+
+    None if another program wrote it, or it is damaged.
+    """
     try:
         with h5py.File(path, "r") as file:
-            made_in = json.loads(str(file["data"].attrs["env_args"]))
-            return made_in["env_name"] if made_in["type"] == "difftori_isaac" else None
+            env = json.loads(str(file["data"].attrs["env_args"]))
+            return (env["env_name"], env["env_kwargs"]["env_overrides"]) if env["type"] == "difftori_isaac" else None
     except (OSError, RuntimeError, KeyError, TypeError, ValueError):
         return None
 

@@ -224,9 +224,21 @@ def fill_from_task[C: RunConfig](config: C, settings: Mapping[str, Any]) -> C:
             f"learner.dataset {problem}; give learner.dataset=<file>.hdf5, demonstrations of robomimic's layout: "
             "scripts/collect_demos.py writes one"
         )
-    if needed and (made_in := demonstrations.task_of(Path(learner.dataset or ""))) not in (None, config.task):
-        print(f"note: learner.dataset was made in task {made_in}, and this is {config.task}")
+    if needed:
+        _note_other_environment(config, demonstrations.made_in(Path(learner.dataset or "")))
     return config
+
+
+def _note_other_environment(config: RunConfig, made_in: tuple[str, list[str]] | None) -> None:
+    """Says where demonstrations were made in another environment, but for its number of processes."""
+    task, settings = made_in or (config.task, list(config.env_overrides))
+    if task != config.task:
+        print(f"note: learner.dataset was made in task {task}, and this is {config.task}")
+        return
+    there, here = ({s for s in of if not s.startswith("env.num_workers=")} for of in (settings, config.env_overrides))
+    if there != here:
+        former, now = (" ".join(sorted(others)) or "defaults" for others in (there - here, here - there))
+        print(f"note: learner.dataset was made with {former}, and this is with {now}")
 
 
 def _unused(settings: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from difftori_isaac.data.demonstrations import Demonstration, read, task_of, writing
+from difftori_isaac.data.demonstrations import Demonstration, made_in, read, writing
 
 
 def make_demo(length: int, seed: int = 0) -> Demonstration:
@@ -114,14 +114,14 @@ def test_a_single_array_of_observations_is_the_group_policy(tmp_path):
     assert demo.obs["policy"].shape == (4, 3) and demo.rewards is demo.executed is None
 
 
-def test_files_say_which_task_they_were_made_in(tmp_path):
-    path = tmp_path / "demos.hdf5"
-    for env_args, task in (({"env_name": "Cart", "type": "difftori_isaac"}, "Cart"), ({"env_name": "Cart"}, None)):
-        with writing(path, env_args) as writer:
+def test_files_say_which_environment_they_were_made_in(tmp_path):
+    path, kwargs = tmp_path / "demos.hdf5", {"env_kwargs": {"env_overrides": ["env.size=3"]}}
+    for kind, found in (({"type": "difftori_isaac"}, ("Cart", ["env.size=3"])), ({"type": 1}, None), ({}, None)):
+        with writing(path, {"env_name": "Cart"} | kwargs | kind) as writer:
             writer.add(make_demo(2))
-        assert task_of(path) == task
+        assert made_in(path) == found
     path.write_bytes(b"nonsense")
-    assert task_of(path) is None
+    assert made_in(path) is None
 
 
 def test_a_file_that_is_not_finished_is_not_there(tmp_path):

@@ -18,14 +18,16 @@ from tensordict import TensorDict
 
 from difftori_isaac.data import demonstrations
 from difftori_isaac.envs.dm_control import make_env
+from difftori_isaac.learners.imitation_config import ImitationConfig
 from difftori_isaac.run import checkpoint as checkpoints
-from difftori_isaac.run.build import seed_everything
+from difftori_isaac.run.build import fill_from_task, seed_everything
 from difftori_isaac.run.collect import _episodes
-from difftori_isaac.run.config import CollectConfig
+from difftori_isaac.run.config import CollectConfig, TrainConfig
 from difftori_isaac.run.metrics import read_metrics
 from difftori_isaac.scripts.collect_demos import main as collect_demos
 from difftori_isaac.scripts.evaluate import main as evaluate
 from difftori_isaac.scripts.train import main as train
+from difftori_isaac.world_models.chunk_config import ChunkModelConfig
 
 CART = ("task=cartpole-swingup", "env.num_workers=1", "env.episode_steps=20", "device=cpu")
 LEARNER = ("learner=imitation", "learner.num_updates=5", "learner.batch_size=16", "logger=none", "save_interval=1")
@@ -69,6 +71,27 @@ def test_collect_train_resume_and_evaluate(in_tmp_path: Path, capsys: pytest.Cap
         assert evaluate([*asked, f"trajopt.prior_weight={weight}"]) == 0
         returns.append(json.loads(Path("eval.json").read_text(encoding="utf-8"))["return"]["mean"])
     assert returns[0] != returns[1]
+
+
+@pytest.mark.parametrize(
+    ("made_with", "note"),
+    [
+        (["env.num_workers=4", "env.episode_steps=20"], ""),
+        ([], "note: learner.dataset was made with defaults, and this is with env.episode_steps=20\n"),
+        (
+            ["env.episode_steps=20", "env.action_repeat=8"],
+            "note: learner.dataset was made with env.action_repeat=8, and this is with defaults\n",
+        ),
+    ],
+)
+def test_other_settings_of_the_environment_are_told(tmp_path: Path, capsys: pytest.CaptureFixture, made_with, note):
+    made_in = {"env_name": CART[0][5:], "type": "difftori_isaac", "env_kwargs": {"env_overrides": made_with}}
+    with demonstrations.writing(tmp_path / "demos.hdf5", made_in):
+        pass
+    learner = ImitationConfig(dataset=str(tmp_path / "demos.hdf5"))
+    model = ChunkModelConfig()
+    fill_from_task(TrainConfig(task=CART[0][5:], env_overrides=CART[1:3], learner=learner, world_model=model), {})
+    assert capsys.readouterr().out == note
 
 
 def test_losses_that_are_not_finite_say_where_to_go_on(in_tmp_path: Path, capsys: pytest.CaptureFixture):
