@@ -74,9 +74,10 @@ class Imitation:
         """Nothing."""
 
     def update(self) -> dict[str, float]:
-        """Take the optimizer steps of an iteration; mean losses, the gradient's norm and solver statistics."""
+        """Take the optimizer steps of an iteration that are left; mean losses, gradient's norm and solver statistics."""
         assert self._training is not None, "train_mode() comes first"
-        for _ in range(self.config.num_updates):
+        left = max(self.config.total_updates - self.num_updates, 0)
+        for _ in range(min(self.config.num_updates, left)):
             self._update_once(self._training)
         metrics = self._means.pop() | {"num_updates": float(self.num_updates)} | self.policy.solver_statistics()
         if self._validation is not None:
@@ -158,7 +159,7 @@ class Imitation:
 
     def _update_once(self, dataset: ChunkDataset) -> None:
         batch, config, policy = dataset.sample(self.config.batch_size), self.config, self.policy
-        done = min(self.num_updates / config.total_updates, 1.0)
+        done = self.num_updates / config.total_updates
         self.learning_rate = 0.5 * config.learning_rate * (1.0 + math.cos(math.pi * done))
         losses = policy.losses(policy.features(policy.augmented(batch.obs)), policy.normalized(batch.actions))
         total = torch.stack([self._coefs[name] * loss for name, loss in losses.items()]).sum()
