@@ -72,6 +72,11 @@ def read(path: Path, groups: Sequence[str], limit: int | None = None) -> list[De
         return _read(file, path, groups, limit)
 
 
+def is_hdf5(path: Path) -> bool:
+    """Whether there is a file, and of HDF5."""
+    return path.is_file() and h5py.is_hdf5(path)
+
+
 def made_in(path: Path) -> tuple[str, list[str]] | None:
     """Task, and settings of the environment, that a file of :func:`writing` was made with.
 

@@ -74,7 +74,7 @@ class Imitation:
         """Nothing."""
 
     def update(self) -> dict[str, float]:
-        """Take the optimizer steps of an iteration that are left; mean losses, gradient's norm and solver statistics."""
+        """Take the optimizer steps of an iteration that are left; mean losses, gradient norm and solver statistics."""
         assert self._training is not None, "train_mode() comes first"
         left = max(self.config.total_updates - self.num_updates, 0)
         for _ in range(min(self.config.num_updates, left)):

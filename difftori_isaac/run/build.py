@@ -218,8 +218,8 @@ def fill_from_task[C: RunConfig](config: C, settings: Mapping[str, Any]) -> C:
             raise ConfigError(str(error)) from error
         return replace(config, learner=learner, world_model=world_model)
     needed = isinstance(learner, ImitationConfig) or learner.dataset is not None
-    if needed and not Path(learner.dataset or "").is_file():
-        problem = f"is {learner.dataset}, which is no file" if learner.dataset else "is missing"
+    if needed and not demonstrations.is_hdf5(Path(learner.dataset or "")):
+        problem = f"is {learner.dataset}, which is no HDF5 file" if learner.dataset else "is missing"
         raise ConfigError(
             f"learner.dataset {problem}; give learner.dataset=<file>.hdf5, demonstrations of robomimic's layout: "
             "scripts/collect_demos.py writes one"

@@ -314,7 +314,8 @@ def test_bad_input_is_one_line(in_tmp_path: Path, capsys: pytest.CaptureFixture)
     dataset = "learner.dataset=demos.hdf5"
     errors = {
         (): "learner.dataset is missing; give learner.dataset=<file>.hdf5",
-        ("learner.dataset=none.hdf5",): "learner.dataset is none.hdf5, which is no file",
+        ("learner.dataset=none.hdf5",): "learner.dataset is none.hdf5, which is no HDF5 file",
+        (f"learner.dataset={__file__}",): f"learner.dataset is {__file__}, which is no HDF5 file",
         (
             dataset,
             "world_model=td",
@@ -336,7 +337,7 @@ def test_bad_input_is_one_line(in_tmp_path: Path, capsys: pytest.CaptureFixture)
         assert f"policy is 'diffusion'; allowed with learner={learner}: policy=trajopt" in capsys.readouterr().err
     Path("demos.hdf5").write_text("", encoding="utf-8")
     assert train([*CART, *LEARNER, "num_envs=2", dataset]) == 2
-    assert "demonstrations demos.hdf5 cannot be read" in capsys.readouterr().err
+    assert "learner.dataset is demos.hdf5, which is no HDF5 file" in capsys.readouterr().err
 
 
 @pytest.mark.sim
