@@ -65,7 +65,7 @@ def row_type(observation_space: Dict, action_space: Box) -> np.dtype:
             ("terminated", np.bool_),
             ("truncated", np.bool_),
             ("nonfinite", np.bool_),
-            ("success", np.float32),  # of the episode that ended in this step; NaN if none did or nobody says
+            ("success", np.float32),  # of the finite episode that ended in this step; NaN if none did or nobody says
         ],
         align=True,
     )
@@ -138,7 +138,7 @@ class EnvSlice:
         data["nonfinite"][index] = nonfinite
         data["success"][index] = math.nan
         if terminated or truncated or nonfinite:
-            data["success"][index] = info.get("success", math.nan)
+            data["success"][index] = math.nan if nonfinite else info.get("success", math.nan)
             self._write("final_obs", index, obs if _finite(obs) else {key: np.zeros_like(obs[key]) for key in obs})
             self._restart(index)
         else:

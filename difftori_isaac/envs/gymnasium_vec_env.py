@@ -71,21 +71,24 @@ class GymnasiumVecEnv(VecEnv):
             self._envs.data["ages"] = torch.randint(int(self.max_episode_length), (self.num_envs,)).numpy()
         return self.get_observations(), {}
 
-    def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
+    def step(
+        self, actions: torch.Tensor, counted: torch.Tensor | None = None
+    ) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """See :class:`VecEnv`."""
         self._envs.data["actions"] = actions.detach().cpu().numpy()
         self._envs.step()
         time_outs = self._read("truncated")
         dones = self._read("terminated") | time_outs
         extras: dict[str, Any] = {"time_outs": time_outs, "nonfinite": self._read("nonfinite"), "log": {}}
-        extras["success"] = self._read("success")
+        success = self._read("success")
+        extras["success"] = success if counted is None else success.where(counted, torch.nan)
         if self._envs.data["terminated"].any() or self._envs.data["truncated"].any():
             extras["final_obs"] = self._groups("final_obs")
         return self.get_observations(), self._read("rewards"), dones.long(), extras
 
-    def success_rate(self, extras: Mapping[str, Any], counted: torch.Tensor | None = None) -> float | None:
+    def success_rate(self, extras: Mapping[str, Any]) -> float | None:
         """See :class:`VecEnv`."""
-        success = extras["success"] if counted is None else extras["success"][counted]
+        success = extras["success"]
         known = success[~success.isnan()]
         return float(known.mean()) if len(known) else None
 

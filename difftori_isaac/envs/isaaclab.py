@@ -21,6 +21,7 @@ from tensordict import TensorDict
 from difftori_isaac.envs.assets import find_remote_assets, require_reachable
 from difftori_isaac.envs.camera import PinholeCamera
 from difftori_isaac.envs.entry_points import check_cfg_entry_point, load_entry_point
+from difftori_isaac.envs.episode_ends import log_of, nonfinite_rows, zero_where_nonfinite
 from difftori_isaac.envs.histories import compute_with_first_frames, newest_frames
 from difftori_isaac.envs.isaaclab_views import CAMERA, PathMarkers, add_camera, add_viewer, look_at_first
 from difftori_isaac.envs.registry import load_kwargs, resolve_task
@@ -239,7 +240,7 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
     def reset(self, *, stagger: bool = False) -> tuple[TensorDict, dict[str, Any]]:
         """See :class:`VecEnv`."""
         obs, extras = super().reset()
-        obs = _zero_where_nonfinite(_as_float32(obs))
+        obs = zero_where_nonfinite(_as_float32(obs))
         if stagger:
             ages = self.episode_length_buf
             self.episode_length_buf = torch.randint_like(ages, high=int(self.max_episode_length))
@@ -249,20 +250,22 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
         """See :class:`VecEnv`."""
         return _as_float32(super().get_observations())
 
-    def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
+    def step(
+        self, actions: torch.Tensor, counted: torch.Tensor | None = None
+    ) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """See :class:`VecEnv`; ``log`` is what Isaac Lab logged."""
         env: Any = self.unwrapped
         env.extras.pop("final_obs", None)
         env.extras["log"] = {}
-        with newest_frames(getattr(env, "observation_manager", None)):
+        with newest_frames(getattr(env, "observation_manager", None)), log_of(env, counted):
             obs, rewards, dones, extras = super().step(actions.detach())
         obs, extras = _as_float32(obs), dict(extras)
 
-        nonfinite = _nonfinite_rows(obs) | ~torch.isfinite(rewards)
+        nonfinite = nonfinite_rows(obs) | ~torch.isfinite(rewards)
         if "final_obs" in extras:
             final_obs = _as_float32(TensorDict(extras["final_obs"], batch_size=[self.num_envs]))
-            nonfinite |= _nonfinite_rows(final_obs)
-            extras["final_obs"] = _zero_where_nonfinite(final_obs)
+            nonfinite |= nonfinite_rows(final_obs)
+            extras["final_obs"] = zero_where_nonfinite(final_obs)
         if nonfinite.any():
             obs = self._restart(nonfinite).where(nonfinite, obs)
             env.obs_buf = obs.to_dict()
@@ -271,8 +274,8 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
         extras["nonfinite"] = nonfinite
         return obs, rewards.masked_fill(nonfinite, 0.0), dones.masked_fill(nonfinite, 1), extras
 
-    def success_rate(self, extras: Mapping[str, Any], counted: torch.Tensor | None = None) -> float | None:
-        """See :class:`VecEnv`; Isaac Lab logs a mean over all environments that ended."""
+    def success_rate(self, extras: Mapping[str, Any]) -> float | None:
+        """See :class:`VecEnv`; Isaac Lab logs a mean over the environments that it resets together."""
         log = extras.get("log", {})
         rates = [
             torch.as_tensor(value).float().mean().item()
@@ -354,23 +357,12 @@ class IsaacLabVecEnv(RslRlVecEnvWrapper, VecEnv):  # pyright: ignore[reportIncom
         env.sim.forward()
         manager = getattr(env, "observation_manager", None)
         obs = compute_with_first_frames(manager, selected) if manager else env._compute_observations()
-        return _zero_where_nonfinite(_as_float32(TensorDict(obs, batch_size=[self.num_envs])))
+        return zero_where_nonfinite(_as_float32(TensorDict(obs, batch_size=[self.num_envs])))
 
 
 def _as_float32(obs: TensorDict) -> TensorDict:
     """The observations in the type of the networks, but for uint8 images, which these scale."""
     return obs.apply(lambda value: value if value.dtype == torch.uint8 and value.ndim > 2 else value.float())
-
-
-def _zero_where_nonfinite(obs: TensorDict) -> TensorDict:
-    """The observations, with zeros for environments that have one that is not finite: the next step restarts these."""
-    return obs.where(~_nonfinite_rows(obs), torch.zeros_like(obs))
-
-
-def _nonfinite_rows(obs: TensorDict) -> torch.Tensor:
-    """Which environments have a NaN or infinite observation, bool of shape (num_envs,)."""
-    values = map(torch.as_tensor, obs.values(include_nested=True, leaves_only=True))
-    return torch.stack([~torch.isfinite(value).flatten(1).all(dim=1) for value in values]).any(dim=0)
 
 
 def _resolve_cfg(task_id: str, overrides: Sequence[str]) -> Any:

@@ -53,7 +53,9 @@ class VecEnv(rsl_rl.env.VecEnv):
         """
 
     @abstractmethod
-    def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
+    def step(
+        self, actions: torch.Tensor, counted: torch.Tensor | None = None
+    ) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """Advances every environment by one control step and restarts those whose episode ends.
 
         An environment whose observation or reward is not finite gets the reward 0, is done (and not timed out) and is
@@ -61,6 +63,8 @@ class VecEnv(rsl_rl.env.VecEnv):
 
         Args:
             actions: Shape (num_envs, num_actions).
+            counted: Environments whose episodes :meth:`success_rate` is of, bool of shape (num_envs,); all if not
+                given. Which states the others begin their next episodes from may depend on it.
 
         Returns:
             Observations after the step, or of the new episode where one began; rewards, shape (num_envs,); dones,
@@ -73,13 +77,11 @@ class VecEnv(rsl_rl.env.VecEnv):
         """
 
     @abstractmethod
-    def success_rate(self, extras: Mapping[str, Any], counted: torch.Tensor | None = None) -> float | None:
-        """Returns the share of successes among the episodes that ended in a step.
+    def success_rate(self, extras: Mapping[str, Any]) -> float | None:
+        """Returns the share of successes among the episodes that ended in a step, but for those that were not finite.
 
         Args:
             extras: What the step gave.
-            counted: Environments that count, bool of shape (num_envs,), where the simulator tells them apart; all if
-                not given.
 
         Returns:
             The share, None if there is no such metric.

@@ -143,22 +143,23 @@ def run_episodes(config: EvaluateConfig, env: VecEnv, policy: rollout.Policy) ->
     obs = rollout.reset(config, env)
     with torch.no_grad():  # inference tensors could not be reset for the next policy
         while len(returns) < config.num_episodes:
-            obs, rewards, dones, extras = env.step(policy(obs))
+            obs, rewards, dones, extras = env.step(policy(obs), counted=left > 0)
             total, length = total + rewards, length + 1
             ended = dones.bool()
             counted = ended & (left > 0)
             left = left - counted.int()
             returns += total[counted].tolist()
             lengths += length[counted].tolist()
-            nonfinite += int((counted & extras["nonfinite"]).sum())
-            if (success := env.success_rate(extras, counted)) is not None:
-                successes += [success] * int(counted.sum())
+            failed = int((counted & extras["nonfinite"]).sum())
+            nonfinite += failed
+            if (success := env.success_rate(extras)) is not None:
+                successes += [success] * (int(counted.sum()) - failed)
             total, length = torch.where(ended, 0.0, total), torch.where(ended, 0.0, length)
     return {
         "num_episodes": len(returns),
         "return": summary(returns),
         "episode_length": summary(lengths),
-        "success_rate": float(np.mean(successes)) if successes else None,
+        "success_rate": sum(successes) / (len(successes) + nonfinite) if successes else None,
         "nonfinite_episodes": nonfinite,
     }
 

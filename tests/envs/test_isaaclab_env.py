@@ -6,8 +6,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from tensordict import TensorDict
 
 from difftori_isaac.envs.isaaclab import IsaacLabVecEnv, VideoRequest, make_env
+from difftori_isaac.run.config import EvaluateConfig
+from difftori_isaac.run.evaluate import run_episodes
 
 pytestmark = pytest.mark.sim
 
@@ -156,6 +159,37 @@ def test_episodes_end_together_and_are_reported_once():
         _, _, dones, extras = env.step(actions)
         assert env.unwrapped.reset_time_outs.tolist() == [False, False, True, True]
         assert dones.all() and not extras["time_outs"].any(), "a failure at the time limit is none of its time-outs"
+
+
+def test_an_evaluation_reports_the_successes_of_the_episodes_that_count(monkeypatch: pytest.MonkeyPatch):
+    """The second environment fails every 10 steps, the last becomes NaN before the time limit and the third at it."""
+    with closing(make_env("Cartpole", num_envs=4, device="cpu", seed=0)) as env:
+        fails, spoils = torch.tensor([False, True, False, False]), {5: 3, 30: 2}
+        ages, steps = lambda: env.episode_length_buf, iter(range(1, 31))
+        monkeypatch.setattr(env.unwrapped, "_get_dones", lambda: (fails & (ages() == 10), ages() == 30))
+
+        def policy(obs: TensorDict) -> torch.Tensor:
+            actions = torch.zeros(4, 1)
+            if (spoilt := spoils.get(next(steps))) is not None:
+                actions[spoilt] = torch.nan
+            return actions
+
+        result = run_episodes(EvaluateConfig(task="Cartpole", num_episodes=4), env, policy)
+    assert result["nonfinite_episodes"] == 2 and result["episode_length"]["mean"] == (30 + 10 + 30 + 5) / 4
+    assert result["success_rate"] == 1 / 4
+
+
+def test_managers_log_the_episodes_that_count():
+    with closing(make_env("Lift", num_envs=4, device="cpu", seed=0)) as env:
+        term = env.unwrapped.reward_manager.get_term_cfg("object_goal_tracking").func
+        for counted, rate in (([0, 1, 2], 2 / 3), ([0, 1, 2, 3], 3 / 4), ([2], 0.0), ([], None), (None, 3 / 4)):
+            env.reset()
+            env.episode_length_buf = torch.full_like(env.episode_length_buf, int(env.max_episode_length))
+            term._succeeded[:] = torch.tensor([True, True, False, True])
+            chosen = None if counted is None else torch.isin(torch.arange(4), torch.tensor(counted))
+            _, _, dones, extras = env.step(torch.zeros(4, env.num_actions), counted=chosen)
+            assert dones.all() and (env.episode_length_buf == 0).all()
+            assert env.success_rate(extras) == (rate if rate is None else pytest.approx(rate))
 
 
 def test_curriculum_continues_from_a_saved_state():
