@@ -88,6 +88,10 @@ def iteration_of(path: Path) -> int:
     return int(path.stem.rpartition("_")[2])
 
 
+def _path(run_dir: Path, iteration: int) -> Path:
+    return folder(run_dir) / f"checkpoint_{iteration:07d}.pt"
+
+
 def newest(run_dir: Path) -> int:
     """Iterations done at the newest checkpoint of a run; 0 if there is none."""
     return max(map(iteration_of, numbered(run_dir)), default=0)
@@ -101,18 +105,12 @@ def save(checkpoint: Checkpoint, run_dir: Path, *, keep: int, best: bool) -> Pat
     Raises:
         RunError: If it cannot be written; earlier checkpoints are untouched.
     """
-    path = folder(run_dir) / f"checkpoint_{checkpoint.iteration:07d}.pt"
+    path = _path(run_dir, checkpoint.iteration)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(_payload(checkpoint), path)
         if best:
-            link = path.with_suffix(".link")
-            link.unlink(missing_ok=True)
-            try:
-                os.link(path, link)
-            except OSError:  # a file system without hard links
-                _write(_payload(checkpoint), link)
-            link.replace(path.with_name(BEST))
+            _link(checkpoint, path, path.with_name(BEST))
         for old in numbered(run_dir)[:-keep]:
             old.unlink()
     except (OSError, RuntimeError) as error:
@@ -122,6 +120,17 @@ def save(checkpoint: Checkpoint, run_dir: Path, *, keep: int, best: bool) -> Pat
             "make room and continue with resume=latest"
         ) from error
     return path
+
+
+def _link(checkpoint: Checkpoint, path: Path, other: Path) -> None:
+    """Gives the file of a checkpoint another name as well."""
+    link = path.with_suffix(".link")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without hard links
+        _write(_payload(checkpoint), link)
+    link.replace(other)
 
 
 def _payload(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -212,11 +221,19 @@ def find(run_dir: Path, which: str) -> Path:
 
 
 def discard_after(run_dir: Path, iteration: int) -> None:
-    """Deletes half-written files and checkpoints of later iterations than the one a run continues from."""
+    """Deletes half-written files and checkpoints of later iterations than the one a run continues from.
+
+    If that is the best one alone, which may be older than all that are kept, it gets its number again.
+    """
     there = folder(run_dir)
-    unfinished = [*there.glob("*.tmp"), *there.glob("*.link")]
-    for path in [*unfinished, *(path for path in numbered(run_dir) if iteration_of(path) > iteration)]:
+    for path in [*there.glob("*.tmp"), *there.glob("*.link")]:
         path.unlink()
-    with suppress(ConfigError):  # there is none, or none that can be read
-        if load(best := find(run_dir, "best"), mapped=True).iteration > iteration:
+    with suppress(ConfigError):  # there is no best one, or none that can be read
+        checkpoint = load(best := find(run_dir, "best"), mapped=True)
+        if checkpoint.iteration > iteration:
             best.unlink()
+        elif checkpoint.iteration == iteration and not (path := _path(run_dir, iteration)).exists():
+            _link(checkpoint, best, path)
+    for path in numbered(run_dir):
+        if iteration_of(path) > iteration:
+            path.unlink()

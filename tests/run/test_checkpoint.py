@@ -118,6 +118,15 @@ def test_a_later_best_checkpoint_is_discarded(best: int, tmp_path: Path, make_ch
     assert (checkpoints.folder(tmp_path) / "best.pt").is_file() == (best == 2)
 
 
+def test_the_best_checkpoint_that_a_run_goes_on_from_is_its_latest(tmp_path: Path, make_checkpoint):
+    for iteration in (1, 2, 3):
+        checkpoints.save(make_checkpoint(iteration), tmp_path, keep=2, best=iteration == 1)
+    checkpoints.discard_after(tmp_path, 1)
+    names = sorted(path.name for path in checkpoints.folder(tmp_path).iterdir())
+    assert names == ["best.pt", "checkpoint_0000001.pt"]
+    assert checkpoints.load(checkpoints.find(tmp_path, "latest")).iteration == 1
+
+
 def damaged(data: bytes, way: str) -> bytes:
     middle = len(data) // 2
     return {
