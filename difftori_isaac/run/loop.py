@@ -124,7 +124,8 @@ class TrainingRun:
         if len(ranks) == self.world.size:
             episodes = ranks[self.world.rank]["episodes"]
             self.episodes.load_state_dict(episodes if in_place else episodes | {"whole": []})
-            checkpoints.set_rng_state(ranks[self.world.rank]["rng"])
+            if in_place or self.config.seed == start.config["seed"]:  # else a branch that begins from its own seed
+                checkpoints.set_rng_state(ranks[self.world.rank]["rng"])
         elif self.world.rank == 0:
             print(
                 f"{self.config.resume} was saved by {len(ranks)} processes, now there are {self.world.size}: "

@@ -212,6 +212,20 @@ def test_a_resume_from_before_the_best_checkpoint_looks_for_a_new_one(in_tmp_pat
     assert (run / "eval.csv").read_text() == "iteration,mean_return\n1,20\n"
 
 
+def test_branches_with_other_seeds_are_other_runs(in_tmp_path: Path):
+    assert train([*SMALL, "run_dir=run", "max_iterations=1"]) == 0
+
+    def branch(name: str, *seed: str) -> str:
+        path = checkpoints.folder(Path("run")) / "checkpoint_0000001.pt"
+        assert train([f"resume={path}", f"run_dir={name}", *seed, "max_iterations=2"]) == 0
+        return read_metrics(Path(name) / "metrics.csv")[-1]["value"]
+
+    unseeded, first = branch("a"), branch("b", "seed=1")
+    assert branch("c", "seed=0") == unseeded and branch("d", "seed=1") == first
+    assert len({unseeded, first, branch("e", "seed=2")}) == 3
+    assert branch("run", "seed=1") == unseeded, "in place, all goes on as it was"
+
+
 @pytest.mark.parametrize("learner", [("learner.schedule=fixed",), ("learner=model_based", "policy=trajopt")])
 def test_a_resume_sets_the_learning_rate_that_is_asked_for(in_tmp_path: Path, learner: tuple[str, ...]):
     small = [*SMALL, "learner.num_steps_per_env=4", *learner]
