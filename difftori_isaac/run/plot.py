@@ -91,8 +91,9 @@ def find_runs(runs: str | Sequence[str], file: str = "metrics.csv") -> list[Path
         ConfigError: If there are none, or a file is damaged.
     """
     patterns = [runs] if isinstance(runs, str) else runs
-    found = sorted({Path(path) for pattern in patterns for path in glob.glob(pattern)})  # noqa: PTH207 (absolute patterns)
-    run_dirs = [path for path in found if (path / file).is_file()]
+    found = {Path(path) for pattern in patterns for path in glob.glob(pattern)}  # noqa: PTH207 (absolute patterns)
+    once = {path.resolve(): path for path in sorted(found, reverse=True)}  # of several names of a run, the first
+    run_dirs = [path for path in sorted(once.values()) if (path / file).is_file()]
     if not run_dirs:
         raise ConfigError(f"runs is {runs}, where no directory has the file {file}; allowed: run directories")
     empty = [path for path in run_dirs if not read_metrics(path / file)]

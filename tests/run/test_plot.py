@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from difftori_isaac.run.errors import ConfigError
 from difftori_isaac.run.evaluate import summary
-from difftori_isaac.run.plot import mean_curve, read_curve
+from difftori_isaac.run.plot import find_runs, mean_curve, read_curve
 from difftori_isaac.run.results import Results
 from difftori_isaac.scripts.plot import main
 
@@ -64,6 +64,13 @@ def test_a_picture_without_suffix_is_a_png(runs: Path, capsys: pytest.CaptureFix
 def test_one_run_is_a_run(runs: Path, capsys: pytest.CaptureFixture):
     assert main([f"runs={runs}/mlp/0", f"output={runs}/one.png"]) == 0
     assert capsys.readouterr().out == f"1 run of mlp written to {runs}/one.png\n"
+
+
+def test_a_run_of_several_names_is_one_run(runs: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(runs)
+    (runs / "mlp" / "latest").symlink_to("1")
+    assert find_runs("mlp/*") == [Path("mlp/0"), Path("mlp/1")]
+    assert len(find_runs(["mlp/*", f"{runs}/mlp/*", "./mlp/../mlp/0"])) == 2
 
 
 def test_a_logarithmic_axis_is_labelled_in_thousands(runs: Path, monkeypatch: pytest.MonkeyPatch):
