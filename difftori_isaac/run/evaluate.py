@@ -48,10 +48,10 @@ def evaluate(overrides: Overrides) -> None:
     folder = Path() if origin is None or origin.run_dir is None else origin.run_dir
     drawn = folder / "eval.csv"
     path = locate.output_file(config.output, drawn if every else folder / "eval.json")
-    if every:
-        _evaluate_all(config, checkpoints.numbered(folder), path)
-        hint = f"scripts/plot.py {setting('runs', glob.escape(str(folder)))} file=eval.csv"
-        print(f"written to {path}" + (f"; draw it with {hint}" if locate.same(path, drawn) else ""))
+    if every and origin is not None:
+        _evaluate_all(config, checkpoints.numbered(origin.path.parent.parent), path)
+        hint = f"; draw it with scripts/plot.py {setting('runs', glob.escape(str(folder)))} file=eval.csv"
+        print(f"written to {path}{hint if origin.run_dir and locate.same(path, drawn) else ''}")
         return
     with closing(build.make_environment(config)) as env:
         result = _result(config, env, origin)

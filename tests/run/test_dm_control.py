@@ -147,6 +147,14 @@ def test_what_is_evaluated_is_drawn_with_the_command_that_is_printed(in_tmp_path
     assert plot(shlex.split(command)) == 0 and Path("curves.png").is_file()
 
 
+def test_checkpoints_that_lie_in_no_run_are_evaluated(in_tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert train([*SMALL, "run_dir=run", "max_iterations=2"]) == 0
+    Path("run/config.yaml").unlink()
+    assert evaluate(["run_dir=run", "checkpoint=all", "num_episodes=1", "device=cpu"]) == 0
+    assert capsys.readouterr().out.endswith("written to eval.csv\n")
+    assert [row["iteration"] for row in read_metrics(Path("eval.csv"))] == ["1", "2"]
+
+
 def test_a_plan_is_evaluated_beside_its_prior(in_tmp_path: Path, capsys: pytest.CaptureFixture):
     """Settings of the checkpoint's own learner, which is not the first, are known."""
     model_based = ("task=cartpole-swingup", "learner=model_based", "num_envs=3", "learner.seed_steps=12")
