@@ -207,8 +207,8 @@ class TrainingRun:
     def _open_run_dir(self) -> MetricsFile:
         """Writes what is known before the first iteration; what there is of iterations after the resumed one is cut."""
         try:
-            if self.forked_from is not None:
-                shutil.copy(self.forked_from / "metrics.csv", self.run_dir)
+            if self.forked_from is not None and (former := self.forked_from / "metrics.csv").is_file():
+                shutil.copy(former, self.run_dir)
             metrics = MetricsFile(self.run_dir / "metrics.csv", keep_until=self.iteration)
             checkpoints.discard_after(self.run_dir, self.iteration)
             discard_evaluations_after(self.run_dir, self.iteration)

@@ -220,6 +220,13 @@ def test_a_resume_from_before_the_best_checkpoint_looks_for_a_new_one(in_tmp_pat
     assert (run / "eval.csv").read_text() == "iteration,mean_return\n1,20\n"
 
 
+def test_a_run_without_metrics_has_branches(in_tmp_path: Path):
+    assert train([*SMALL, "run_dir=run", "max_iterations=1"]) == 0
+    Path("run/metrics.csv").unlink()
+    assert train(["resume=run/checkpoints/checkpoint_0000001.pt", "run_dir=fork", "max_iterations=2"]) == 0
+    assert [row["iteration"] for row in read_metrics(Path("fork/metrics.csv"))] == ["2"]
+
+
 def test_branches_with_other_seeds_are_other_runs(in_tmp_path: Path):
     assert train([*SMALL, "run_dir=run", "max_iterations=1"]) == 0
 
