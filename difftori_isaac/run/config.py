@@ -31,7 +31,7 @@ VARIANTS: dict[str, tuple[type, ...]] = {
 }
 """Sections that have several forms, told apart by their ``name``; the first one is the default."""
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".gif", ".mkv", ".mov", ".mpeg", ".wmv")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".mpeg", ".wmv")
 """Formats of a video, by the suffix of its file."""
 
 _VARIANT_NAMES = tuple(f"{section}.name" for section in VARIANTS)

@@ -112,7 +112,7 @@ def _open_video(path: Path, env: VecEnv) -> Any:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return imageio.get_writer(path, fps=round(1 / env.step_dt), macro_block_size=2)
+        return imageio.get_writer(path, fps=1 / env.step_dt, macro_block_size=2)
     except (OSError, ValueError) as error:
         raise RunError(f"cannot write the video {path}: {error}; give video_path=<file>.mp4") from error
 

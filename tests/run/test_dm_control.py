@@ -9,6 +9,8 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import imageio.v2 as imageio
+import numpy as np
 import pytest
 import yaml
 
@@ -21,6 +23,7 @@ from difftori_isaac.run.config import TrainConfig
 from difftori_isaac.run.configure import configure
 from difftori_isaac.run.loop import TrainingRun
 from difftori_isaac.run.metrics import read_metrics
+from difftori_isaac.run.play import _append, _open_video
 from difftori_isaac.scripts.evaluate import main as evaluate
 from difftori_isaac.scripts.play import main as play
 from difftori_isaac.scripts.plot import main as plot
@@ -308,7 +311,18 @@ def test_a_video_that_cannot_be_written_is_one_line(num_steps: int, in_tmp_path:
     assert text.err.endswith("; give video_path=<file>.mp4\n") and "video written" not in text.out
 
 
-@pytest.mark.parametrize("name", ["video", "video.jpg"])
+@pytest.mark.parametrize("step_dt", [1 / 60, 0.4, 2.5])
+def test_a_video_plays_in_real_time(step_dt: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(GymnasiumVecEnv, "step_dt", step_dt)
+    path = tmp_path / "video.mp4"
+    with closing(_open_video(path, object.__new__(GymnasiumVecEnv))) as film:
+        for shade in range(60):
+            _append(film, np.full((48, 64, 3), shade, np.uint8), path)
+    with closing(imageio.get_reader(path)) as film:
+        assert film.get_meta_data()["duration"] == pytest.approx(60 * step_dt, abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["video", "video.jpg", "video.gif"])
 def test_a_video_of_an_unknown_format_is_refused(name: str, in_tmp_path: Path, capsys: pytest.CaptureFixture):
     asked = ("task=cartpole-swingup", "policy=random", "env.num_workers=1", "device=cpu", "num_steps=3", "video=true")
     assert play([*asked, f"video_path={name}"]) == 2
