@@ -114,9 +114,10 @@ def _start(overrides: Overrides, given: dict[str, dict[str, Any]]) -> Checkpoint
 
 def _check_reward_scale(config: TrainConfig, start: Checkpoint) -> None:
     """Refuses another unit of rewards than the one that a model-based learner has begun to learn in."""
-    if not isinstance(config.learner, ModelBasedConfig) or start.learner["num_updates"] == 0:
+    if not isinstance(config.learner, ModelBasedConfig):
         return
-    if (asked := config.learner.reward_scale) != start.config["learner"].get("reward_scale"):
+    asked = config.learner.reward_scale
+    if asked != start.config["learner"].get("reward_scale") and start.learner["num_updates"] > 0:
         used = start.learner["world_model_state_dict"]["reward_scale"].item()
         raise ConfigError(
             f"learner.reward_scale is {asked}, but {config.resume} was trained with {used:.4g}; "
