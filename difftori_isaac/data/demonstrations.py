@@ -4,7 +4,7 @@
 (num_samples, ...), or a single array, which is the group ``policy``. ``rewards`` and ``dones`` are of shape
 (num_samples,). Row t holds the observation, and the action to take there; ``executed_actions``, of the shape of
 ``actions``, are what was done instead, where noise was added or the environment clips actions. Where its attribute
-``success`` is false, as Isaac Lab writes it, an episode is no demonstration.
+``success`` is false and that of another is not, as Isaac Lab writes it, an episode is no demonstration.
 """
 
 from __future__ import annotations
@@ -123,11 +123,12 @@ def _read(file: Any, path: Path, groups: Sequence[str], limit: int | None) -> li
     found = [name for name in data if re.fullmatch(r"demo_\d+", name)] if _is_group(data) else []
     if not found:
         raise ValueError(f"demonstrations {path} has no data/demo_<number>; allowed: a file of robomimic's layout")
-    names = [name for name in sorted(found, key=_number) if np.all(data[name].attrs.get("success", True))]
-    if not names:
-        raise ValueError(f"demonstrations {path} has {len(found)} with success=False; allowed: at least one without")
+    found.sort(key=_number)
+    names = [name for name in found if np.all(data[name].attrs.get("success", True))]
     if failed := len(found) - len(names):
-        print(f"note: {failed} of {len(found)} demonstrations in {path} with success=False: left out")
+        others = "left out" if names else "learned from, as there are no others"
+        print(f"note: {failed} of {len(found)} demonstrations in {path} with success=False: {others}")
+        names = names or found
     if limit is not None and limit > len(names):
         raise ValueError(f"demonstrations {path} has {len(names)}, but {limit} are asked for; allowed: at most as many")
     demos: list[Demonstration] = []
@@ -147,7 +148,7 @@ def _read_one(demo: Any, where: str, groups: Sequence[str]) -> Demonstration:
         raise ValueError(f"{where} has no {missing[0]}; it has: {', '.join(demo)}")
     arrays = demo["obs"] if _is_group(demo["obs"]) else {POLICY: demo["obs"]}
     if missing := [name for name in groups if name not in arrays]:
-        hint = "; allowed: a recording with the group's concatenate_terms=true" if POLICY in missing else ""
+        hint = " (Isaac Lab records a whole group with its concatenate_terms=true)" if POLICY in missing else ""
         raise ValueError(f"{where} has no observation group {missing[0]}; it has: {', '.join(arrays)}{hint}")
     actions = _tensor(demo["actions"], f"{where}, actions")
     others = {name: _tensor(demo[name], f"{where}, {name}") for name in ("rewards", _EXECUTED) if name in demo}

@@ -32,9 +32,12 @@ def log_of(env: Any, counted: torch.Tensor | None) -> Iterator[None]:
     if counted is None:
         yield
         return
-    reset = env._reset_idx
+    reset, own = env._reset_idx, vars(env).get("_reset_idx")
 
     def reset_apart(env_ids: torch.Tensor) -> None:
+        if "final_obs" not in env.extras:  # asked for from outside of a step
+            reset(env_ids)
+            return
         final_obs = TensorDict(env.extras["final_obs"], batch_size=[env.num_envs])
         logged = (counted & torch.isfinite(env.reward_buf) & ~nonfinite_rows(final_obs))[env_ids]
         before = env.extras["log"]
@@ -48,3 +51,5 @@ def log_of(env: Any, counted: torch.Tensor | None) -> Iterator[None]:
         yield
     finally:
         del env._reset_idx
+        if own is not None:
+            env._reset_idx = own

@@ -97,7 +97,7 @@ class PPOConfig:
     """Encoders of images and point clouds, for the actor and, if it observes any, the critic."""
     max_nonfinite_share: float = 0.1
     """Share of non-finite environments (observation, reward or plan) in one iteration above which training stops; above
-    0, a single one never stops it."""
+    0, a single one of several never stops it."""
     plan_lr_scale: float = 0.1
     """Factor on PPO's learning rate for dynamics, reward and value heads of ``policy=trajopt``."""
     model_losses: ModelLossConfig = field(default_factory=ModelLossConfig)

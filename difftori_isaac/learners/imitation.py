@@ -49,6 +49,7 @@ class Imitation:
         self.learning_rate, self.num_updates = config.learning_rate, 0
         self.optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate)
         if config.base_coef == 0.0 and isinstance(policy, OptimizedChunks) and policy.base is not None:
+            policy.base.requires_grad_(False)
             policy.encoders.requires_grad_(False)  # or the base, which stays as it is, would see other features
         self._coefs = {
             "imitation": 1.0,

@@ -52,7 +52,7 @@ class ImitationConfig:
     """Settings of ``policy=ibc``."""
     max_nonfinite_share: float = 0.1
     """Share of non-finite environments (observation, reward or plan) in one iteration above which training stops; above
-    0, a single one never stops it."""
+    0, a single one of several never stops it."""
     obs_groups: dict[str, list[str]] | None = None
     """Observation groups of the set ``actor``; null is ``policy``, ``pixels`` and ``point_cloud``, as far as there
     are such."""

@@ -278,16 +278,6 @@ def build_model_based(
     """
     if policy != "trajopt":
         raise ValueError(f"policy is {policy!r}; allowed with learner=model_based: trajopt")
-    if learner.action_scale > (largest := getattr(env, "clip_actions", None) or inf):
-        raise ValueError(
-            f"learner.action_scale is {learner.action_scale}; allowed: at most {largest}, at which the environment "
-            "clips actions, or what is replayed would not be what was executed"
-        )
-    if learner.horizon > env.max_episode_length:
-        raise ValueError(
-            f"learner.horizon is {learner.horizon}; allowed: at most {int(env.max_episode_length)}, the steps of an "
-            "episode, or no sub-sequence would be as long"
-        )
     obs = env.get_observations().to(device)
     groups = observed_groups(obs, learner.obs_groups)
     discount = learner.discount_for(float(env.max_episode_length))
@@ -309,3 +299,21 @@ def build_model_based(
             f"here {seed_steps}, or nothing would ever be learned"
         )
     return ModelBased(planner.to(device), replay, learner, groups=groups, discount=discount, device=device)
+
+
+def check_learnable(learner: ModelBasedConfig, env: VecEnv) -> None:
+    """Look whether the learner can learn from what the environment gives.
+
+    Raises:
+        ValueError: If what is replayed would not be what was executed, or there is nothing to replay.
+    """
+    if learner.action_scale > (largest := getattr(env, "clip_actions", None) or inf):
+        raise ValueError(
+            f"learner.action_scale is {learner.action_scale}; allowed: at most {largest}, at which the environment "
+            "clips actions, or what is replayed would not be what was executed"
+        )
+    if learner.horizon > env.max_episode_length:
+        raise ValueError(
+            f"learner.horizon is {learner.horizon}; allowed: at most {int(env.max_episode_length)}, the steps of an "
+            "episode, or no sub-sequence would be as long"
+        )

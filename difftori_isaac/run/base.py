@@ -65,6 +65,17 @@ def start_from_base(alg: Learner, config: RunConfig) -> None:
         ConfigError: See :func:`read_base`; or if its networks have other shapes.
     """
     if (saved := read_base(config)) is None:
+        base, learner = getattr(config.world_model, "base", None), config.learner
+        if (
+            isinstance(learner, ImitationConfig)
+            and learner.base_coef == 0.0
+            and config.policy == "trajopt"
+            and base in BASES
+        ):
+            raise ConfigError(
+                f"learner.base_coef is 0, so that world_model.base={base} would stay untrained; "
+                "allowed: above 0, learner.base_checkpoint=<run>, or world_model.base=zero"
+            )
         return
     note_held_back(saved.config, config)
     try:

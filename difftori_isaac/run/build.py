@@ -290,13 +290,17 @@ def make_learner(config: RunConfig, env: VecEnv) -> Learner:
         raise ConfigError(str(error)) from error
 
 
-def begin_learning(alg: Learner) -> None:
-    """Prepares a learner for learning.
+def begin_learning(alg: Learner, config: RunConfig, env: VecEnv) -> None:
+    """Prepares a learner for learning in an environment.
 
     Raises:
         ConfigError: If what it is to learn from cannot be used.
     """
     try:
+        if isinstance(config.learner, ModelBasedConfig):
+            from difftori_isaac.learners.model_based import check_learnable
+
+            check_learnable(config.learner, env)
         alg.train_mode()
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -103,7 +103,8 @@ def find_checkpoint(which: str, *, run_dir: str | None, task: str | None, policy
             raise ConfigError(
                 f"{key} is {which}, which does not exist; allowed: latest, best, a checkpoint file or a run"
             )
-        run = path.parent if path == checkpoints.folder(path.parent) else path
+        is_inside = path == checkpoints.folder(path.parent) and not checkpoints.numbered(path)
+        run = path.parent if is_inside else path
         return checkpoints.find(run, "latest") if path.is_dir() else path
     if run_dir is not None:
         if not Path(run_dir).is_dir():

@@ -151,7 +151,7 @@ class TrainingRun:
             SimulatorError: If it has failed and there are other processes.
         """
         obs = self._reset()
-        build.begin_learning(self.alg)
+        build.begin_learning(self.alg, self.config, self.env)
         with StopSignals() as stop:
             received = self._train(obs, stop)
             if self.world.rank == 0:
@@ -267,7 +267,7 @@ class TrainingRun:
                 f"the state is saved in {self.run_dir}"
             )
         for what, (count, total) in counts.items():
-            most = max(int(allowed * total), 1 if allowed > 0 else 0)
+            most = max(int(allowed * total), 1 if allowed > 0 and total > 1 else 0)
             if count > most:
                 self.save()
                 raise RunError(

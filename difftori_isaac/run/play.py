@@ -54,9 +54,13 @@ def play(overrides: Overrides) -> None:
         folder = Path() if origin is None or origin.run_dir is None else origin.run_dir
         default = folder / "videos" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}.mp4"
         path = Path(config.video_path) if config.video_path else locate.make_file(default)
-        with closing(_open_video(path, env)) as film:
-            _act(config, env, policy, lambda obs: _append(film, overlay(env.render_frame(), obs), path))
-        if not (path.is_file() and path.stat().st_size):
+        try:
+            with closing(_open_video(path, env)) as film:
+                _act(config, env, policy, lambda obs: _append(film, overlay(env.render_frame(), obs), path))
+        finally:
+            if path.is_file() and path.stat().st_size == 0:  # or a report would show it
+                path.unlink()
+        if not path.is_file():
             raise RunError(f"cannot write the video {path}: ffmpeg wrote nothing; give video_path=<file>.mp4")
         print(f"video written to {path}")
         if origin is not None and origin.run_dir is not None and path.parent == origin.run_dir / "videos":

@@ -33,6 +33,8 @@ class LinearizedMLP:
     def __init__(self, network: nn.Sequential, inputs: torch.Tensor) -> None:
         """Evaluate linear layers, activations and normalisations at ``inputs``, shape (num_envs, in_dim)."""
         self._layers: list[_LayerAt] = []
+        if network._forward_hooks or network._forward_pre_hooks:
+            raise _unknown(network)
         for layer in network:
             self._layers.append(_at(layer, inputs))
             inputs = self._layers[-1].value
@@ -171,7 +173,11 @@ def _at(layer: nn.Module, x: torch.Tensor) -> _LayerAt:
             return SimNormAt(x, layer.dim)
         if is_known(layer):
             return _ActivationAt(x, layer)
-    raise ValueError(
+    raise _unknown(layer)
+
+
+def _unknown(layer: nn.Module) -> ValueError:
+    return ValueError(
         f"the model has a layer {str(layer).splitlines()[0]}, whose derivatives are not known; allowed: nn.Linear, "
         "nn.LayerNorm, SimNorm, nn.SiLU, nn.ELU, nn.GELU, Mish, nn.Softplus and nn.Tanh with default settings and no "
         "hooks, or a model with next, stage_residual and terminal_residual alone, which is differentiated automatically"

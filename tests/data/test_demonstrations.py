@@ -77,8 +77,10 @@ def test_those_that_failed_are_left_out(tmp_path, capsys):
         read(path, ["policy"], 2)
     with h5py.File(path, "a") as file:
         file["data/demo_1"].attrs["success"] = False
-    with pytest.raises(ValueError, match=r"has 3 with success=False; allowed: at least one without$"):
-        read(path, ["policy"])
+    assert len(read(path, ["policy"])) == 3
+    assert capsys.readouterr().out.endswith(
+        f"3 of 3 demonstrations in {path} with success=False: learned from, as there are no others\n"
+    )
 
 
 def test_numbers_are_float32_but_for_images(tmp_path):
@@ -197,7 +199,7 @@ def replace(group: h5py.Group, name: str, value) -> None:
         (lambda demo: replace(demo, "actions", ["left"] * 4), r"demo_0, actions is of type object and shape \(4,\)"),
         (
             lambda demo: demo["obs"].pop("policy"),
-            "demo_0 has no observation group policy; it has: pixels; allowed: a recording with .*terms=true$",
+            "demo_0 has no observation group policy; it has: pixels .Isaac Lab records a whole group",
         ),
         (lambda demo: demo["actions"].__setitem__((1, 1), np.nan), "demo_0, actions is not finite everywhere"),
         (lambda demo: replace(demo, "rewards", np.zeros(3)), "demo_0 has different or no samples"),

@@ -192,6 +192,17 @@ def test_a_head_that_stays_as_it_is_sees_what_it_was_trained_on(tmp_path, coef):
     assert all(torch.equal(*pair) == (coef == 0.0) for pair in zip(before, after, strict=True))
 
 
+def test_a_head_stays_as_it_is_after_a_resume_too(demos):
+    """Adam would move it on by its momentum."""
+    learned = build(demos)
+    train(learned, 1)
+    resumed = build(demos, base_coef=0.0)
+    resumed.load(learned.save(), None, strict=True)
+    before = [parameter.clone() for parameter in resumed.policy.base.parameters()]
+    train(resumed, 1)
+    assert all(map(torch.equal, before, resumed.policy.base.parameters()))
+
+
 def test_a_latent_variable_tells_ways_apart(tmp_path):
     """In the same state, half of the demonstrations go left and half right: without it, plans go neither way."""
     sides = iter(torch.tensor([-1.0, 1.0]).repeat(10))

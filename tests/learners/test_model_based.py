@@ -7,6 +7,9 @@ import pytest
 import torch
 from small_cart import CHEAP, SCALAR, Cart, build, collect, train
 
+from difftori_isaac.learners.model_based import check_learnable
+from difftori_isaac.learners.model_based_config import ModelBasedConfig
+
 
 @pytest.mark.slow
 def test_returns_rise():
@@ -207,18 +210,18 @@ def test_the_environment_is_given_scaled_actions():
 
 def test_actions_that_the_environment_would_clip_are_refused(monkeypatch):
     monkeypatch.setattr(Cart, "clip_actions", 2.0, raising=False)
-    build(action_scale=2.0)
+    check_learnable(ModelBasedConfig(action_scale=2.0), Cart(1))
     with pytest.raises(ValueError, match=r"action_scale is 3.0; allowed: at most 2.0, at which the environment clips"):
-        build(action_scale=3.0)
+        check_learnable(ModelBasedConfig(action_scale=3.0), Cart(1))
 
 
 def test_sub_sequences_longer_than_an_episode_are_refused():
     longest = int(Cart.max_episode_length)
-    build(horizon=longest)
+    check_learnable(ModelBasedConfig(horizon=longest), Cart(1))
     with pytest.raises(
         ValueError, match=rf"learner.horizon is {longest + 1}; allowed: at most {longest}, the steps of"
     ):
-        build(horizon=longest + 1)
+        check_learnable(ModelBasedConfig(horizon=longest + 1), Cart(1))
 
 
 @pytest.mark.parametrize("act_with", ["plan", "prior"])

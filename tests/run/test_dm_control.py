@@ -301,6 +301,14 @@ def test_the_best_checkpoint_does_not_need_an_episode_that_ends_as_it_is_saved(i
     assert Path("run/checkpoints/best.pt").is_file()
 
 
+def test_a_video_of_no_frames_leaves_no_file(in_tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(GymnasiumVecEnv, "step", lambda env, actions: next(iter(())))
+    asked = ("task=cartpole-swingup", "policy=random", "env.num_workers=1", "device=cpu", "video=true")
+    with pytest.raises(StopIteration):
+        play(asked)
+    assert not list(Path("videos").iterdir())
+
+
 @pytest.mark.parametrize("num_steps", [1, 3])
 def test_a_video_that_cannot_be_written_is_one_line(num_steps: int, in_tmp_path: Path, capsys: pytest.CaptureFixture):
     """A single frame is gone before anything has read it."""

@@ -321,6 +321,10 @@ def test_bad_input_is_one_line(in_tmp_path: Path, capsys: pytest.CaptureFixture)
             "world_model=td",
         ): "world_model is 'td', which learner=imitation cannot train; allowed: world_model=chunk",
         (dataset, "learner.num_demos=3"): "demos.hdf5 has 2, but 3 are asked for",
+        (
+            dataset,
+            "learner.base_coef=0",
+        ): "learner.base_coef is 0, so that world_model.base=regression would stay untrained; allowed: above 0, ",
         (dataset, "task=walker-walk"): "have actions of shape (1,); allowed here: (6,)",
         (dataset, "trajopt.solver=mppi"): "trajopt.solver is 'mppi', which has no gradient",
         (dataset, "learner.ibc.iterations=0"): "learner.ibc.iterations is 0; allowed: an integer of at least 1",

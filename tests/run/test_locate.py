@@ -26,6 +26,9 @@ def test_latest_is_the_run_that_was_saved_last(in_tmp_path: Path, make_checkpoin
     assert find("latest").parent.parent == runs[1]
     assert find("best").name == "best.pt"
     assert find("latest", run_dir=str(runs[0])).parent.parent == runs[0]
+    named = Path("checkpoints")
+    checkpoints.save(make_checkpoint(4), named, keep=1, best=False)
+    assert find("checkpoints").parent.parent == named
     for folder in (runs[0], checkpoints.folder(runs[0])):
         assert find(str(folder)) == find("latest", run_dir=str(runs[0]))
     assert locate.run_dir_of(find("best")) is None, "a folder of this name alone makes no run"

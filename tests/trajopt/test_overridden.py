@@ -100,10 +100,11 @@ def test_layers_that_are_not_known_are_refused(layer, name):
         TrajOptLayer(TrajOptConfig(horizon=3))(model, torch.zeros(2, 4).double(), torch.zeros(2, 3, 2).double())
 
 
-def test_hooks_are_refused():
+@pytest.mark.parametrize("hooked", [lambda model: model.dynamics[0], lambda model: model.dynamics])
+def test_hooks_are_refused(hooked):
     model = small_model()
-    model.dynamics[0].register_forward_hook(lambda layer, given, out: 2.0 * out)
-    with pytest.raises(ValueError, match="the model has a layer Linear"):
+    hooked(model).register_forward_hook(lambda layer, given, out: 2.0 * out)
+    with pytest.raises(ValueError, match=r"the model has a layer (Linear|Sequential)\("):
         TrajOptLayer(TrajOptConfig(horizon=3))(model, torch.zeros(2, 4).double(), torch.zeros(2, 3, 2).double())
 
 
