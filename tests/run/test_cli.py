@@ -60,7 +60,7 @@ def test_output_that_nobody_reads_ends_a_script_in_one_line():
         raise SystemExit(play(["task=Lift"]))
     """
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    process = subprocess.Popen([sys.executable, "-c", code], **pipes)
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONUNBUFFERED": ""}, **pipes)
     assert process.stdout is not None and process.stdout.readline() == b"begins\n"
     process.stdout.close()
     _, errors = process.communicate(b"\n", timeout=60)
