@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 BASES = {"regression": "mlp", "diffusion": "diffusion"}
 """Values of ``world_model.base``, and of the ``policy`` that has such chunks."""
 
-
 LEARNED_FROM = ("dataset", "num_demos", "validation_share")
 """Settings that decide which demonstrations are learned from."""
 
@@ -28,14 +27,21 @@ def read_base(config: RunConfig) -> Checkpoint | None:
     """Checkpoint of the policy that ``learner.base_checkpoint`` names, if it names one.
 
     Raises:
-        ConfigError: If there is no such checkpoint, or plans of this configuration cannot start from it.
+        ConfigError: If there is no such checkpoint, or plans of this configuration cannot start from it; or if none is
+            named and nothing else would train what they start from.
     """
-    learner = config.learner
-    if not isinstance(learner, ImitationConfig) or learner.base_checkpoint is None:
+    learner, base = config.learner, getattr(config.world_model, "base", None)
+    if not isinstance(learner, ImitationConfig):
+        return None
+    if learner.base_checkpoint is None:
+        if learner.base_coef == 0.0 and config.policy == "trajopt" and base in BASES:
+            raise ConfigError(
+                f"learner.base_coef is 0, so that world_model.base={base} would stay untrained; "
+                "allowed: above 0, learner.base_checkpoint=<run>, or world_model.base=zero"
+            )
         return None
     if config.policy != "trajopt":
         raise ConfigError(f"policy is {config.policy!r}; allowed with learner.base_checkpoint: policy=trajopt")
-    base = getattr(config.world_model, "base", None)
     path = locate.find_checkpoint(
         learner.base_checkpoint,
         run_dir=None,
@@ -65,17 +71,6 @@ def start_from_base(alg: Learner, config: RunConfig) -> None:
         ConfigError: See :func:`read_base`; or if its networks have other shapes.
     """
     if (saved := read_base(config)) is None:
-        base, learner = getattr(config.world_model, "base", None), config.learner
-        if (
-            isinstance(learner, ImitationConfig)
-            and learner.base_coef == 0.0
-            and config.policy == "trajopt"
-            and base in BASES
-        ):
-            raise ConfigError(
-                f"learner.base_coef is 0, so that world_model.base={base} would stay untrained; "
-                "allowed: above 0, learner.base_checkpoint=<run>, or world_model.base=zero"
-            )
         return
     note_held_back(saved.config, config)
     try:
