@@ -1,6 +1,7 @@
 """What a browser is sent while environments are stepped; the browser's half of viser's protocol is here."""
 
 import _thread
+import signal
 import socket
 import threading
 import time
@@ -115,10 +116,12 @@ def test_a_browser_sees_environments_and_where_a_plan_leads():
 def test_play_is_watched_until_ctrl_c(capsys: pytest.CaptureFixture):
     browser = Browser(port := unused_port(), ctrl_c_after=50)
     arguments = ["task=Cartpole", "policy=zero", "num_envs=2", "device=cpu"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs tests behind itself
     try:
         assert play([*arguments, "viewer=viser", f"viewer_port={port}"]) == 0
     finally:
         browser.left.set()
+        signal.signal(signal.SIGINT, before)
     printed = capsys.readouterr().out
     assert f"watch at http://localhost:{port}, until Ctrl-C" in printed and "mean return" in printed
     assert len(browser.frames) == 50
